@@ -1,0 +1,258 @@
+"""Every default of every script, once. Each dataclass is one script's command line, through tyro."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+DATA_ROOT = Path("data/coco")  # holds train2017/, val2017/, test2017/ and annotations/
+SUBSET_DIR = Path("coco_subset_colorization")
+FILTER_REPORT = "filter_report.json"
+CACHE_DIR = Path("lab_cache")
+SUBSET_CHECKPOINTS = Path("checkpoints_subset")
+FINETUNE_CHECKPOINTS = Path("checkpoints_finetune")
+
+SUBSET_EPOCHS = 30
+FINETUNE_EPOCHS = 4
+SUBSET_CHECKPOINT = SUBSET_CHECKPOINTS / f"G_epoch_{SUBSET_EPOCHS:03d}.pt"
+FINETUNE_CHECKPOINT = FINETUNE_CHECKPOINTS / f"G_finetune_epoch_{FINETUNE_EPOCHS:02d}.pt"
+
+
+def default_device() -> str:
+    """Name the best device of this machine: CUDA, then Apple MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+DEVICE = default_device()
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Choose the images worth learning color from."""
+
+    data_root: Path = DATA_ROOT
+    """Folder that holds train2017/ and annotations/."""
+    images_dir: Path | None = None
+    """Folder (or list file) of images to filter instead of <data-root>/train2017."""
+    annotations: Path | None = None
+    """COCO instance annotations instead of <data-root>/annotations/instances_train2017.json."""
+    use_annotations: bool = True
+    """Judge the objects too; --no-use-annotations judges the pixels alone and works on any folder."""
+    output_dir: Path = SUBSET_DIR
+    """Folder for the chosen images (hard links where the file system has them) and filter_report.json."""
+    categories: tuple[str, ...] = ()
+    """COCO category names that count as objects; none named means all 80."""
+    min_largest_object: float = 0.02
+    """The largest allowed object must cover at least this share of the image's area."""
+    max_largest_object: float = 0.95
+    """... and at most this share."""
+    min_objects: int = 1
+    """Fewest allowed objects in an image."""
+    max_objects: int = 30
+    """Most allowed objects in an image."""
+    min_saturation: float = 0.10
+    """Smallest mean HSV saturation, in [0, 1]."""
+    min_lightness: float = 15.0
+    """Smallest mean L, in [0, 100]."""
+    max_lightness: float = 90.0
+    """Largest mean L, in [0, 100]."""
+    min_chroma: float = 4.0
+    """Smallest mean ab chroma, in CIELAB units; below it an image counts as gray."""
+    num_workers: int = WORKERS
+    """Threads."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Convert images to uint8 LAB once."""
+
+    images_dir: Path = SUBSET_DIR
+    """Folder of images, or a text file with one path a line."""
+    cache_dir: Path = CACHE_DIR
+    """Parent of the caches; this one is <cache-dir>/<name of images-dir>."""
+    load_size: int = 286
+    """Shorter side of a cached image, in pixels."""
+    shard_images: int = 4096
+    """Images in one shard file."""
+    overwrite: bool = False
+    """Replace a cache that was made for another request."""
+    num_workers: int = WORKERS
+    """Threads."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the three stages have in common."""
+
+    cache_dir: Path = CACHE_DIR
+    """Parent of the caches; the one named after images-dir is used when it exists."""
+    max_steps: int | None = None
+    """Stop after this many steps, whatever the epochs."""
+    batch_size: int = 16
+    """Images a step, in each process."""
+    img_size: int = 256
+    """Side of the square training crops, in pixels."""
+    load_size: int = 286
+    """Shorter side of the image that the crops are cut from, in pixels."""
+    scale_jitter: float = 0.0
+    """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises from 0."""
+    ema_decay: float = 0.999
+    """Decay of the generator's moving average, which is what the G_*.pt files hold."""
+    amp: bool = True
+    """Mixed precision: bfloat16 where the device computes in it, else float16 on CUDA, else none."""
+    val_fraction: float = 0.02
+    """Share of the images held out, chosen by a hash of the file name: the same for every stage."""
+    val_images: int = 500
+    """Most held-out images that are scored after an epoch."""
+    sample_every: int = 1
+    """Epochs between sample grids."""
+    save_every: int = 5
+    """Epochs between G_*.pt files; the last epoch always has one."""
+    last_every: int = 500
+    """Steps between last.pt files within an epoch."""
+    num_workers: int = min(4, WORKERS)
+    """Data loading processes; 0 loads in the training process."""
+    seed: int = 0
+    """Seed of the weights, the order of the images and the augmentation."""
+    device: str = DEVICE
+    """cuda, mps or cpu."""
+    resume: bool = True
+    """Go on from last.pt in output-dir; --no-resume starts anew and removes what the earlier run wrote."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainingConfig):
+    """Stage 1: from scratch on the filtered subset."""
+
+    images_dir: Path = SUBSET_DIR
+    """Folder of images, or a text file with one path a line."""
+    output_dir: Path = SUBSET_CHECKPOINTS
+    """Folder for checkpoints, logs and samples."""
+    init_checkpoint: Path | None = None
+    """Start from this G_*.pt (and the D_*.pt beside it) instead of random weights."""
+    epochs: int = SUBSET_EPOCHS
+    """Passes over the images."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of both optimizers."""
+    lambda_l1: float = 100.0
+    """Weight of the L1 loss of ab against the adversarial loss."""
+    gen_width: int = 64
+    """Channels of the generator's first level."""
+    gen_depth: int = 6
+    """Halvings between the generator's input and its bottleneck."""
+    disc_width: int = 64
+    """Channels of the discriminator's first layer."""
+    norm: Literal["batch", "instance", "group"] = "batch"
+    """Normalization in both networks."""
+    upsample: Literal["pixelshuffle", "resize"] = "pixelshuffle"
+    """How the decoder doubles its resolution."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainingConfig):
+    """Stage 2: from stage 1 on the full data set."""
+
+    images_dir: Path = DATA_ROOT / "train2017"
+    """Folder of images, or a text file with one path a line."""
+    filter_report: Path = SUBSET_DIR / FILTER_REPORT
+    """Report of filter.py; the images that it found gray or broken are left out."""
+    output_dir: Path = FINETUNE_CHECKPOINTS
+    """Folder for checkpoints, logs and samples."""
+    init_checkpoint: Path = SUBSET_CHECKPOINT
+    """Stage 1's G_*.pt; the D_*.pt beside it is read as well."""
+    epochs: int = FINETUNE_EPOCHS
+    """Passes over the images."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of both optimizers."""
+    lambda_l1: float = 50.0
+    """Weight of the L1 loss of ab against the adversarial loss."""
+    save_every: int = 1
+    """Epochs between G_*.pt files; the last epoch always has one."""
+
+
+@dataclass(frozen=True)
+class VGGConfig(TrainingConfig):
+    """Stage 3: from stage 2 with a VGG16 perceptual loss."""
+
+    images_dir: Path = DATA_ROOT / "train2017"
+    """Folder of images, or a text file with one path a line."""
+    filter_report: Path = SUBSET_DIR / FILTER_REPORT
+    """Report of filter.py; the images that it found gray or broken are left out."""
+    output_dir: Path = FINETUNE_CHECKPOINTS
+    """Folder for checkpoints; last.pt, logs and samples go to its vgg/ folder."""
+    init_checkpoint: Path = FINETUNE_CHECKPOINT
+    """Stage 2's G_*.pt; the D_*.pt beside it is read as well."""
+    epochs: int = 1
+    """Passes over the images."""
+    learning_rate: float = 2e-5
+    """Peak learning rate of both optimizers."""
+    lambda_l1: float = 30.0
+    """Weight of the L1 loss of ab against the adversarial loss."""
+    lambda_vgg: float = 1.0
+    """Weight of the VGG16 perceptual loss."""
+    vgg_weights: str = "imagenet"
+    """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, or stand-in (random)."""
+    save_every: int = 1
+    """Epochs between G_*.pt files; the last epoch always has one."""
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Color an image or a folder."""
+
+    input: tyro.conf.Positional[Path]
+    """Image, folder, or text file with one path a line."""
+    checkpoint: tyro.conf.Positional[Path | None] = None
+    """G_*.pt file; the newest stage's output when none is named."""
+    output_dir: Path = Path("outputs")
+    """Folder for the colored PNG files; a folder's structure is kept."""
+    img_size: int = 256
+    """Shorter side at which the network works, in pixels; the output has the input's own size."""
+    batch_size: int = 8
+    """Images of one shape that go through the network together."""
+    recursive: bool = False
+    """Walk the folders below the input as well."""
+    compare: bool = False
+    """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
+    device: str = DEVICE
+    """cuda, mps or cpu."""
+    num_workers: int = WORKERS
+    """Threads that read and write."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """Score checkpoints against the truth."""
+
+    images_dir: Path = DATA_ROOT / "test2017"
+    """Folder of true color images, or a text file with one path a line."""
+    checkpoint: dict[str, Path] = field(default_factory=dict)
+    """Rows to score as NAME PATH pairs; each stage's newest checkpoint that exists when none is given."""
+    results: dict[str, Path] = field(default_factory=dict)
+    """Folders of finished images as NAME FOLDER pairs; files are matched to the truth by name."""
+    max_images: int = 10_000
+    """Score the first images in sorted order, at most this many."""
+    img_size: int = 256
+    """Side of the square at which both sides are compared, in pixels."""
+    protocol: Literal["squash", "center-crop"] = "squash"
+    """Resize the whole image to the square, or its central square."""
+    inception_weights: str = "download"
+    """download (torch-fidelity's), a file with those weights, stand-in (random, not FID), or none."""
+    output_dir: Path = Path("evaluation")
+    """Folder for evaluation_metrics.json, evaluation_metrics.csv, report.md and comparison.png."""
+    batch_size: int = 16
+    """Images scored together."""
+    device: str = DEVICE
+    """cuda, mps or cpu."""
+    num_workers: int = WORKERS
+    """Threads that read."""

@@ -1,0 +1,213 @@
+"""Images on disk: which files count, and reading, resizing and writing them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.files import write_bytes
+from utils.run import UserError
+
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
+_OPENCV_MODES = frozenset({"L", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L", "I", "F"})
+_EXIF_ORIENTATION = 0x0112
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ImageError(ValueError):
+    """An image file cannot be used; the message says why in a few words, without the path."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image, upright.
+
+    Attributes:
+        rgb: (H, W, 3), uint8 or uint16; a gray file has three equal channels.
+        alpha: (H, W), of the same type, or None.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+
+    @property
+    def has_color(self) -> bool:
+        """Whether any pixel has channels that differ."""
+        return bool((self.rgb != self.rgb[:, :, :1]).any())
+
+
+def list_images(source: Path, recursive: bool = False) -> list[Path]:
+    """List the images of a source in sorted order.
+
+    Args:
+        source: a folder, or a text file with one path a line, taken relative to the file's folder.
+        recursive: walk the folders below a folder as well (symbolic links to folders are not followed).
+
+    Raises:
+        UserError: the source does not exist or holds no image.
+    """
+    if source.is_dir():
+        if recursive:
+            found = [Path(root, name) for root, _, names in os.walk(source) for name in names]
+        else:
+            found = [Path(entry.path) for entry in os.scandir(source) if entry.is_file()]
+        images = sorted(path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS)
+    elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
+        images = sorted(source.parent / line.strip() for line in lines if line.strip())
+    else:
+        raise UserError(f"{source}: no such folder or list of images")
+    if not images:
+        raise UserError(f"{source}: no images there ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+    return images
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode an image: 8 or 16 bit, gray, RGB, alpha, palette or CMYK, turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: it cannot be read, is cut short, or is not an image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror or "cannot be read") from error
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
+            if header.mode in _OPENCV_MODES and "transparency" not in header.info:
+                pixels = _decode_with_opencv(data, header.format or "")
+            else:
+                pixels = _decode_with_pillow(header)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(str(error)) from error
+    pixels = _turn_upright(pixels, orientation)
+    if pixels.ndim == 2:
+        return Picture(np.repeat(pixels[:, :, None], 3, axis=2), None)
+    return Picture(np.ascontiguousarray(pixels[:, :, :3]), pixels[:, :, 3] if pixels.shape[2] == 4 else None)
+
+
+def _decode_with_opencv(data: bytes, file_format: str) -> np.ndarray:
+    """Decode to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
+    if file_format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ImageError("cut short: no end of image after the last scan")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError("cannot be decoded") from error
+    if pixels is None:
+        raise ImageError("cannot be decoded")
+    if pixels.dtype.kind == "f":
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ImageError("floating-point pixels outside [0, 1]")
+        pixels = np.round(pixels * 65535).astype(np.uint16)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"pixels of type {pixels.dtype} are not supported")
+    if pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _decode_with_pillow(header: Image.Image) -> np.ndarray:
+    """Decode what OpenCV reads wrongly (palettes, CMYK, bilevel, gray with alpha) to (H, W, 3 or 4) uint8."""
+    has_alpha = header.mode in ("LA", "PA", "La", "RGBa") or "transparency" in header.info
+    return np.asarray(header.convert("RGBA" if has_alpha else "RGB"))
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (1 to 8; anything else is taken as 1)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Decode an image to (H, W, 3) uint8 sRGB, upright; alpha is dropped.
+
+    Raises:
+        ImageError: it cannot be read, is cut short, or is not an image.
+    """
+    rgb = read_picture(path).rgb
+    return rgb if rgb.dtype == np.uint8 else np.round(rgb / 257.0).astype(np.uint8)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W) or (H, W, C): area averaging (antialiased) to shrink, bicubic to enlarge."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrink = height * width < image.shape[0] * image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+    return np.clip(resized, 0, 1) if image.dtype.kind == "f" else resized
+
+
+def shorter_side_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Give the height and width at which the shorter side is `size`, the aspect ratio kept.
+
+    Raises:
+        ImageError: the image is more than MAX_ASPECT times as long as it is wide.
+    """
+    shorter, longer = min(height, width), max(height, width)
+    if longer > MAX_ASPECT * shorter:
+        raise ImageError(f"{width}x{height}: longer than {MAX_ASPECT:.0f} times its shorter side")
+    return max(size, round(height * size / shorter)), max(size, round(width * size / shorter))
+
+
+def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut the central (height, width) part out of (H, W, ...)."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def write_png(path: Path, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """Write a PNG, whole or not at all.
+
+    Args:
+        path: where to; its folder is made.
+        rgb: (H, W, 3), uint8 or uint16.
+        alpha: (H, W), of the same type, or None.
+    """
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    pixels = bgr if alpha is None else np.dstack([bgr, alpha])
+    encoded = cv2.imencode(".png", pixels)[1]
+    write_bytes(path, encoded.tobytes())
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """Yield function(item) in order, computed ahead in threads; at most four results a thread wait in memory.
+
+    OpenCV and NumPy release the interpreter lock, so threads use all cores without copying images between
+    processes, and work the same on every system.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        waiting = [pool.submit(function, item) for item in islice(items, 4 * max(1, num_workers))]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

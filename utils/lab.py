@@ -1,0 +1,174 @@
+"""CIELAB color for the whole project: conversion, network scaling, uint8 storage and the sRGB gamut.
+
+sRGB with the D65 white point and the 2-degree observer, as `skimage.color.rgb2lab` defines it (IEC 61966-2-1;
+CIE 15:2004). Every conversion is differentiable, runs on the device of its input, and computes in float32
+whatever the autocast. No other module knows the numbers 50, 110, 128 or 255/100.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+L_CENTER = 50.0  # the networks see L / 50 - 1
+AB_SCALE = 110.0  # and ab / 110
+_L_STORED = 255.0 / 100.0  # uint8 storage: L * 255/100 and ab + 128, OpenCV's 8-bit convention
+_AB_STORED = 128.0
+
+_XYZ_FROM_RGB = torch.tensor(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],
+    dtype=torch.float64,
+)
+_WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)  # D65, 2 degrees
+_WHITE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
+_RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
+
+
+def _mix(matrix: Tensor, planes: Tensor) -> Tensor:
+    """Multiply the three planes of (..., 3, H, W) by a 3x3 matrix."""
+    r, g, b = planes.unbind(-3)
+    rows = matrix.tolist()
+    return torch.stack([row[0] * r + row[1] * g + row[2] * b for row in rows], dim=-3)
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """Convert sRGB to CIELAB.
+
+    Args:
+        rgb: (..., 3, H, W), float, in [0, 1].
+
+    Returns:
+        (..., 3, H, W), float32: L in [0, 100], ab within about [-86.2, 98.3] x [-107.9, 94.5].
+    """
+    with torch.autocast(rgb.device.type, enabled=False):
+        rgb = rgb.float()
+        # `where` evaluates both branches: the clamp keeps the unused branch's gradient finite.
+        linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+        xyz = _mix(_WHITE_XYZ_FROM_RGB, linear)
+        f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
+        fx, fy, fz = f.unbind(-3)
+        return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=-3)
+
+
+def _lab_to_unclipped_rgb(lab: Tensor) -> Tensor:
+    l, a, b = lab.unbind(-3)
+    fy = (l + 16) / 116
+    f = torch.stack([fy + a / 500, fy, (fy - b / 200).clamp(min=0)], dim=-3)
+    xyz = torch.where(f > 0.2068966, f.clamp(min=0.2068966) ** 3, (f - 16 / 116) / 7.787)
+    linear = _mix(_RGB_FROM_WHITE_XYZ, xyz)
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
+def lab_to_rgb(lab: Tensor) -> Tensor:
+    """Convert CIELAB to sRGB; colors outside the sRGB gamut are clipped channel by channel.
+
+    Args:
+        lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
+
+    Returns:
+        (..., 3, H, W), float32, in [0, 1]. The gradient is that of the clipped value: zero where clipped.
+    """
+    with torch.autocast(lab.device.type, enabled=False):
+        return _lab_to_unclipped_rgb(lab.float()).clamp(0, 1)
+
+
+def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
+    """Move colors that sRGB cannot show toward gray, at constant L and hue, until it can.
+
+    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. Bisection on the
+    chroma finds the largest share that fits to within 2**-steps.
+
+    Args:
+        lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
+        steps: halvings of the chroma interval.
+
+    Returns:
+        (..., 3, H, W), float32. Colors inside the gamut are returned unchanged.
+    """
+    lab = lab.float()
+    planes = lab.movedim(-3, 0).reshape(3, -1)  # (3, N)
+    tolerance = 1e-4  # of a channel in [0, 1]: far below half a level of 8 bits
+
+    def fits(color: Tensor) -> Tensor:  # (3, M) -> (M,)
+        rgb = _lab_to_unclipped_rgb(color[:, :, None])[:, :, 0]
+        return ((rgb > -tolerance) & (rgb < 1 + tolerance)).all(dim=0)
+
+    outside = (~fits(planes)).nonzero()[:, 0]
+    if outside.numel() == 0:
+        return lab
+    color = planes[:, outside]
+    low, high = torch.zeros_like(color[0]), torch.ones_like(color[0])
+    for _ in range(steps):
+        share = (low + high) / 2
+        inside = fits(torch.stack([color[0], share * color[1], share * color[2]]))
+        low, high = torch.where(inside, share, low), torch.where(inside, high, share)
+    fitted = planes.clone()
+    fitted[1:, outside] = low * color[1:]
+    return fitted.reshape(3, *lab.movedim(-3, 0).shape[1:]).movedim(0, -3)
+
+
+def normalize_l(l: Tensor) -> Tensor:
+    """Scale L in [0, 100] to the networks' [-1, 1]."""
+    return l / L_CENTER - 1
+
+
+def denormalize_l(l: Tensor) -> Tensor:
+    """Scale the networks' L in [-1, 1] to [0, 100]."""
+    return (l + 1) * L_CENTER
+
+
+def normalize_ab(ab: Tensor) -> Tensor:
+    """Scale ab in CIELAB units to the networks' [-1, 1]."""
+    return ab / AB_SCALE
+
+
+def denormalize_ab(ab: Tensor) -> Tensor:
+    """Scale the networks' ab in [-1, 1] to CIELAB units."""
+    return ab * AB_SCALE
+
+
+def network_to_rgb(l: Tensor, ab: Tensor) -> Tensor:
+    """Compose what the networks see into sRGB.
+
+    Args:
+        l: (B, 1, H, W), in [-1, 1].
+        ab: (B, 2, H, W), in [-1, 1].
+
+    Returns:
+        (B, 3, H, W), float32, in [0, 1]; differentiable in both.
+    """
+    return lab_to_rgb(torch.cat([denormalize_l(l.float()), denormalize_ab(ab.float())], dim=1))
+
+
+def encode_lab(rgb: np.ndarray) -> np.ndarray:
+    """Convert an 8-bit sRGB image to 8-bit LAB for storage.
+
+    OpenCV's table-driven conversion: within one level of the rounded `skimage.color.rgb2lab`.
+
+    Args:
+        rgb: (H, W, 3), uint8.
+
+    Returns:
+        (H, W, 3), uint8: L * 255/100, a + 128, b + 128.
+    """
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+
+
+def decode_lab(l: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale a stored uint8 sample to what the networks see.
+
+    Args:
+        l: (..., 1, H, W), uint8, as `encode_lab` stores it.
+        ab: (..., 2, H, W), uint8, likewise.
+
+    Returns:
+        L and ab, float32, both in [-1, 1], on the device of the input.
+    """
+    return normalize_l(l.float() / _L_STORED), normalize_ab(ab.float() - _AB_STORED)
+
+
+def to_uint8(rgb: Tensor) -> Tensor:
+    """Round an image in [0, 1] to uint8 levels."""
+    return (rgb * 255).round().clamp(0, 255).to(torch.uint8)

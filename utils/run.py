@@ -1,0 +1,138 @@
+"""What every script does around its work: errors, device, precision, seeds, processes, the commit."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+import tyro
+
+Config = TypeVar("Config")
+
+
+class UserError(ValueError):
+    """What a user gave is wrong; the message is one line that names it and the mend."""
+
+
+def run_script(config_class: type[Config], function: Callable[[Config], object], argv: Sequence[str] | None) -> int:
+    """Parse a command line into `config_class`, run `function` on it, and give the exit code.
+
+    A `UserError`, or an `OSError` such as a full disk, ends in one line on stderr and code 2; an interrupt in
+    code 130. Anything else is a bug and keeps its traceback.
+    """
+    config = tyro.cli(config_class, args=argv)
+    try:
+        function(config)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def set_up_device(name: str) -> torch.device:
+    """Check that a device exists and prepare the libraries for it.
+
+    Under torchrun, CUDA process i of a machine takes GPU i, and the process group is opened (NCCL on CUDA, Gloo
+    on the CPU).
+
+    Raises:
+        UserError: the name is unknown or the machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: give cuda, cuda:N, mps or cpu") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch finds no Apple GPU here; use --device cpu")
+    cv2.setNumThreads(0)  # the project's own threads and workers already use every core
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if "LOCAL_RANK" in os.environ:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def rank() -> int:
+    """Number of this process, from 0; 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes run; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def say(message: str) -> None:
+    """Print a line from the main process, at once."""
+    if is_main():
+        print(message, flush=True)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
+    """Choose the mixed-precision type: bfloat16 where the hardware computes in it, float16 on older CUDA, or none."""
+    if not enabled:
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        if any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):
+            return torch.bfloat16
+    return None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Open a mixed-precision region, or none where `dtype` is None."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def git_commit() -> str:
+    """Name the commit of this code, with "+" where the tree differs from it; "unknown" outside a repository."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
