@@ -64,7 +64,7 @@ class FilterConfig:
     """Smallest mean L, in [0, 100]."""
     max_lightness: float = 90.0
     """Largest mean L, in [0, 100]."""
-    min_chroma: float = 4.0
+    min_chroma: float = 2.0
     """Smallest mean ab chroma, in CIELAB units; below it an image counts as gray."""
     num_workers: int = WORKERS
     """Threads."""

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.run import UserError
+
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
@@ -44,3 +46,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """Write `value` to `path` as UTF-8 JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, mend: str) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        UserError: it cannot be read or is something else; the message ends in `mend`.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a readable JSON object; {mend}")
+    return value

@@ -20,8 +20,8 @@ from utils.run import UserError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
-_OPENCV_MODES = frozenset({"L", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L", "I", "F"})
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,10 +64,11 @@ def list_images(source: Path, recursive: bool = False) -> list[Path]:
             found = [Path(root, name) for root, _, names in os.walk(source) for name in names]
         else:
             found = [Path(entry.path) for entry in os.scandir(source) if entry.is_file()]
-        images = sorted(path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS)
+        # "._*" is what macOS leaves beside the files on foreign disks.
+        images = sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith("._"))
     elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
         try:
-            lines = source.read_text(encoding="utf-8").splitlines()
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
         images = sorted(source.parent / line.strip() for line in lines if line.strip())
@@ -81,6 +82,10 @@ def list_images(source: Path, recursive: bool = False) -> list[Path]:
 def read_picture(path: Path) -> Picture:
     """Decode an image: 8 or 16 bit, gray, RGB, alpha, palette or CMYK, turned upright by its EXIF orientation.
 
+    Pillow knows every kind of file but has no 16-bit color, and OpenCV is faster at JPEG but misreads palettes,
+    CMYK and 8-bit TIFF: each decodes what it does best. The first frame of an animation counts. Floating-point
+    pixels in [0, 1] become 16 bit. Color profiles are ignored: the pixels are taken as sRGB.
+
     Raises:
         ImageError: it cannot be read, is cut short, or is not an image.
     """
@@ -89,32 +94,61 @@ def read_picture(path: Path) -> Picture:
     except OSError as error:
         raise ImageError(error.strerror or "cannot be read") from error
     try:
-        with Image.open(io.BytesIO(data)) as header:
-            orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
-            if header.mode in _OPENCV_MODES and "transparency" not in header.info:
-                pixels = _decode_with_opencv(data, header.format or "")
-            else:
-                pixels = _decode_with_pillow(header)
+        with Image.open(io.BytesIO(data)) as file:
+            pixels = _decode(file, data)
     except Image.UnidentifiedImageError as error:
-        raise ImageError("not an image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from error
-    pixels = _turn_upright(pixels, orientation)
+        raise ImageError("not an image, or of a kind that is not supported") from error
+    except ImageError:
+        raise
+    except Exception as error:  # decoders meet broken files with errors of every type
+        raise ImageError(str(error) or type(error).__name__) from error
     if pixels.ndim == 2:
         return Picture(np.repeat(pixels[:, :, None], 3, axis=2), None)
-    return Picture(np.ascontiguousarray(pixels[:, :, :3]), pixels[:, :, 3] if pixels.shape[2] == 4 else None)
+    alpha = np.ascontiguousarray(pixels[:, :, 3]) if pixels.shape[2] == 4 else None
+    return Picture(np.ascontiguousarray(pixels[:, :, :3]), alpha)
 
 
-def _decode_with_opencv(data: bytes, file_format: str) -> np.ndarray:
+def _decode(file: Image.Image, data: bytes) -> np.ndarray:
+    """Decode to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16, upright."""
+    if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
+        if not _jpeg_is_whole(data):
+            raise ImageError("cut short: no end of image after the first scan")
+        return _turn_upright(_decode_with_opencv(data), _orientation(file))
+    if file.format == "PNG" and data[24] == 16:  # IHDR's bit depth
+        file.load()  # raises where the file is cut short: libpng would print it
+        pixels = _turn_upright(_decode_with_opencv(data), _orientation(file))
+        if pixels.ndim == 2 and "transparency" in file.info:  # OpenCV drops the transparent level of 16-bit gray
+            opaque = np.where(pixels == file.info["transparency"], 0, 65535).astype(np.uint16)
+            pixels = np.dstack([pixels, pixels, pixels, opaque])
+        return pixels
+    if file.format == "TIFF" and max(file.tag_v2.get(_TIFF_BITS, (1,))) > 8:
+        if file.tag_v2.get(_TIFF_PLANES, 1) == 2 or 1 in file.tag_v2.get(_TIFF_EXTRA, ()):
+            raise ImageError("16-bit TIFF with separate planes or premultiplied alpha is not supported")
+        pixels = _decode_with_opencv(data)  # upright: OpenCV obeys the orientation of TIFF, and only of TIFF
+        return np.iinfo(pixels.dtype).max - pixels if file.tag_v2.get(_TIFF_PHOTOMETRIC) == 0 else pixels
+    has_alpha = file.has_transparency_data
+    pixels = np.asarray(file.convert("RGBA" if has_alpha else "RGB"))
+    return _turn_upright(pixels, _orientation(file))  # after decoding: Pillow itself turns TIFF, and then says 1
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether the end marker follows the first scan; thumbnails before it and appended data do not count."""
+    if data.endswith(b"\xff\xd9"):
+        return True
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        if data[position + 1 : position + 2] == b"\xda":
+            return data.find(b"\xff\xd9", position) > 0  # cannot occur inside a scan, where 00 follows each ff
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True  # not a plain sequence of segments: the decoder will judge
+
+
+def _decode_with_opencv(data: bytes) -> np.ndarray:
     """Decode to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
-    if file_format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ImageError("cut short: no end of image after the last scan")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError("cannot be decoded") from error
+    cv2.utils.logging.setLogLevel(0)  # a broken file becomes an ImageError, not lines on stderr
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise ImageError("cannot be decoded")
+        raise ImageError("cannot be decoded: broken, or of a kind that is not supported")
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise ImageError("floating-point pixels outside [0, 1]")
@@ -126,10 +160,12 @@ def _decode_with_opencv(data: bytes, file_format: str) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
-def _decode_with_pillow(header: Image.Image) -> np.ndarray:
-    """Decode what OpenCV reads wrongly (palettes, CMYK, bilevel, gray with alpha) to (H, W, 3 or 4) uint8."""
-    has_alpha = header.mode in ("LA", "PA", "La", "RGBa") or "transparency" in header.info
-    return np.asarray(header.convert("RGBA" if has_alpha else "RGB"))
+def _orientation(file: Image.Image) -> int:
+    """Read the EXIF orientation; 1 where there is none or it is broken."""
+    try:
+        return file.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # broken metadata, whatever the parser makes of it, must not cost the image
+        return 1
 
 
 def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -141,6 +177,15 @@ def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def pixel_count(path: Path) -> int:
+    """Read from its header how many pixels an image has; 0 where the header is broken."""
+    try:
+        with Image.open(path) as file:
+            return file.width * file.height
+    except Exception:  # as in read_picture, which will say what is wrong
+        return 0
 
 
 def read_rgb(path: Path) -> np.ndarray:

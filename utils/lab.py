@@ -172,3 +172,15 @@ def decode_lab(l: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
 def to_uint8(rgb: Tensor) -> Tensor:
     """Round an image in [0, 1] to uint8 levels."""
     return (rgb * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def decode_lab_image(lab: np.ndarray) -> np.ndarray:
+    """Scale an image that `encode_lab` stored to CIELAB, in NumPy: for threads, where torch would open its own.
+
+    Args:
+        lab: (H, W, 3), uint8.
+
+    Returns:
+        (H, W, 3), float32: L in [0, 100], ab in CIELAB units.
+    """
+    return lab / np.float32([_L_STORED, 1, 1]) - np.float32([0, _AB_STORED, _AB_STORED])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -101,6 +102,19 @@ def say(message: str) -> None:
     """Print a line from the main process, at once."""
     if is_main():
         print(message, flush=True)
+
+
+def say_config(config: object, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Print the resolved configuration, the device and the precision."""
+    for name, value in vars(config).items():
+        say(f"{name} = {value}")
+    precision = "float32" if dtype is None else f"{str(dtype).removeprefix('torch.')} autocast"
+    say(f"running on {device} in {precision}, {world_size()} process(es), torch {torch.__version__}")
+
+
+def command() -> str:
+    """Give the command that started this process, for a user to repeat."""
+    return shlex.join(["python", *sys.argv])
 
 
 def seed_everything(seed: int) -> None:

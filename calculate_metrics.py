@@ -1,0 +1,340 @@
+"""Score colorization checkpoints, or folders of finished images, against the true colors.
+
+    python calculate_metrics.py --images-dir data/coco/test2017
+
+Reads the images and the newest checkpoint of each stage that has one (or those that --checkpoint and --results
+name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and comparison.png to --output-dir.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import platform
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config import MetricsConfig
+from utils.checkpoint import find_stage_checkpoints, load_generator, plain_config
+from utils.files import write_json, write_text
+from utils.fixed_samples import choose_fixed_images
+from utils.images import ImageError, center_crop, list_images, map_in_threads, read_rgb, resize
+from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
+from utils.metrics import FID, MS_SSIM_MIN_SIZE, colorfulness, load_fid, mean_score, ms_ssim, psnr, ssim
+from utils.run import UserError, git_commit, run_script, say, set_up_device
+from utils.samples import image_keys
+from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
+
+FIGURE_IMAGES = 8
+NAMED_PROBLEMS = 20  # on the screen and in report.md; the JSON file names them all
+DECIMALS = {"PSNR": 2, "SSIM": 4, "MS-SSIM": 4, "Colorfulness": 2, "Delta colorfulness": 2}
+RESIZING = {
+    "squash": "The whole image is resized to {0} x {0}",
+    "center-crop": "The central square of the image is resized to {0} x {0}",
+}
+FRECHET = {
+    "FID": "FID: torchmetrics on torch-fidelity's Inception, 2048 features. It falls with the number of images: "
+    "compare rows of equally many images only.",
+    "FD (random stand-in)": "FD (random stand-in): the Frechet distance between features of a fixed random network. "
+    "It is not FID, says nothing about quality, and shows only that the code runs.",
+}
+
+
+def to_json(value: object) -> object:
+    """Replace what JSON has no number for: inf by "inf", NaN by null."""
+    return value if not isinstance(value, float) or math.isfinite(value) else "inf" if value > 0 else None
+
+
+@dataclass
+class Row:
+    """A line of the table, and what is needed to fill it.
+
+    Attributes:
+        name: as the table shows it.
+        source: where its colors come from, for the report.
+        predict_ab: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; None for finished images and the truth.
+        files: of finished images, the file of each true image that has one.
+        scores: title of a column -> one tensor of values a batch.
+        missing: true images without a finished one that can be read, with the reason.
+        shown: images for the figure, (S, S, 3) uint8.
+    """
+
+    name: str
+    source: dict[str, object]
+    predict_ab: Callable[[Tensor], Tensor] | None = None
+    files: dict[Path, Path] | None = None
+    scores: dict[str, list[Tensor]] = field(default_factory=lambda: {title: [] for title in DECIMALS})
+    missing: dict[str, str] = field(default_factory=dict)
+    shown: dict[Path, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A true image as (S, S, 3) uint8, and the finished ones by row; the reason instead where one cannot be read."""
+
+    path: Path
+    truth: np.ndarray | str
+    finished: dict[str, np.ndarray | str]
+
+
+def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Path) -> dict[Path, Path]:
+    """Find the finished image of each true one: of the same relative name, with a suffix added or another suffix.
+
+    Raises:
+        UserError: the folder has none of them.
+    """
+    found = list_images(folder, recursive=True)
+    index: dict[str, Path] = {}
+    for path, key in zip(found, image_keys(folder, found), strict=True):
+        index.setdefault(key, path)
+        index.setdefault(key.removesuffix(path.suffix), path)
+    keys = image_keys(images_dir, images)
+    stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
+    uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp
+    files = {}
+    for image, key, stem in zip(images, keys, stems, strict=True):
+        match = index.get(key) or (index.get(stem) if uses[stem] == 1 else None)
+        if match:
+            files[image] = match
+    if not files:
+        raise UserError(f"--results {name} {folder}: no image there has the name of one of {images_dir}")
+    return files
+
+
+def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) -> list[Row]:
+    """Load the generators and match the folders of finished images.
+
+    Raises:
+        UserError: there is nothing to score, or a checkpoint, a folder or a name cannot be used.
+    """
+    checkpoints = cfg.checkpoint or find_stage_checkpoints()
+    if not checkpoints and not cfg.results:
+        raise UserError(
+            "nothing to score: run python train_lab.py first, or give --checkpoint or --results NAME PATH"
+        )
+    rows = []
+    for name, path in checkpoints.items():
+        generator, info = load_generator(path, device)
+        source = {"checkpoint": str(path), **{key: info.get(key) for key in ("epoch", "step", "vgg", "commit")}}
+        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, generator))
+    for name, folder in cfg.results.items():
+        rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))
+    rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, lambda l: torch.zeros_like(l).repeat(1, 2, 1, 1)))
+    rows.append(Row(GROUND_TRUTH, {"reference": "the truth against itself"}))
+    for name, count in Counter(row.name for row in rows).items():
+        if count > 1:
+            raise UserError(f"{name}: {count} rows of this name; give --checkpoint or --results another one")
+    return rows
+
+
+def load_square(path: Path, cfg: MetricsConfig) -> np.ndarray | str:
+    """Read an image as (S, S, 3) uint8 by the protocol, or say why it cannot be read."""
+    try:
+        rgb = read_rgb(path)
+    except ImageError as error:
+        return str(error)
+    if cfg.protocol == "center-crop":
+        rgb = center_crop(rgb, min(rgb.shape[:2]), min(rgb.shape[:2]))
+    return resize(rgb, cfg.img_size, cfg.img_size)
+
+
+def read_batches(images: Sequence[Path], rows: Sequence[Row], cfg: MetricsConfig) -> Iterator[list[Sample]]:
+    """Read true and finished images, ahead in threads."""
+
+    def load(path: Path) -> Sample:
+        finished = {row.name: load_square(row.files[path], cfg) for row in rows if row.files and path in row.files}
+        return Sample(path, load_square(path, cfg), finished)
+
+    samples: Iterable[Sample] = map_in_threads(load, images, cfg.num_workers)
+    while batch := list(islice(samples, cfg.batch_size)):
+        yield batch
+
+
+def to_levels(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Stack (S, S, 3) uint8 images to (B, 3, S, S) on the device."""
+    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def score_batch(
+    batch: Sequence[Sample], rows: Sequence[Row], fid: FID | None, shown: Sequence[Path], device: torch.device
+) -> None:
+    """Score a batch of readable true images in every row."""
+    true_levels = to_levels([sample.truth for sample in batch], device)  # (B, 3, S, S), uint8
+    truth = true_levels.float() / 255
+    l = rgb_to_lab(truth)[:, :1]  # (B, 1, S, S), in [0, 100]
+    truth_colorfulness = colorfulness(truth)
+    if fid:
+        fid.add_truth(true_levels)
+    for row in rows:
+        here = list(range(len(batch)))
+        if row.predict_ab:
+            ab = denormalize_ab(row.predict_ab(normalize_l(l)).float())  # (B, 2, S, S)
+            levels = to_uint8(lab_to_rgb(fit_gamut(torch.cat([l, ab], dim=1))))  # (B, 3, S, S)
+        elif row.files is not None:
+            finished = [sample.finished.get(row.name, "no file of this name") for sample in batch]
+            row.missing |= {str(s.path): f for s, f in zip(batch, finished, strict=True) if isinstance(f, str)}
+            here = [i for i in here if not isinstance(finished[i], str)]
+            if not here:
+                continue
+            levels = to_levels([finished[i] for i in here], device)  # (b, 3, S, S)
+        else:
+            levels = true_levels
+        output, target = levels.float() / 255, truth[here]
+        color = colorfulness(output)
+        values = (psnr(output, target), ssim(output, target), ms_ssim(output, target))
+        for title, value in zip(DECIMALS, (*values, color, color - truth_colorfulness[here]), strict=True):
+            row.scores[title].append(value.cpu())
+        if fid and row.name != GROUND_TRUTH:
+            fid.add(row.name, levels)
+        row.shown |= {batch[i].path: levels[k].permute(1, 2, 0).cpu().numpy()
+                      for k, i in enumerate(here) if batch[i].path in shown}  # fmt: skip
+
+
+def make_table(rows: Sequence[Row], fid: FID | None) -> list[dict[str, object]]:
+    """Average each row's scores; a column that no row has is left out."""
+    table = []
+    for row in rows:
+        line: dict[str, object] = {"Model": row.name}
+        line |= {title: mean_score(torch.cat([torch.empty(0), *values])) for title, values in row.scores.items()}
+        if fid:
+            line[fid.column] = fid.score(None if row.name == GROUND_TRUTH else row.name)
+        table.append({**line, "Images": sum(map(len, row.scores["PSNR"]))})
+    undefined = {title for title in DECIMALS if all(math.isnan(line[title]) for line in table)}
+    return [{title: value for title, value in line.items() if title not in undefined} for line in table]
+
+
+def format_table(table: Sequence[dict[str, object]]) -> str:
+    """Align rows as a Markdown table, which serves the screen as well."""
+    cells = [list(table[0])]
+    for row in table:
+        cells.append([f"{v:.{DECIMALS.get(t, 2)}f}" if isinstance(v, float) else str(v) for t, v in row.items()])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    aligned = ([c[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(c[1:], widths[1:], strict=True))] for c in cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in aligned)
+
+
+def describe_protocol(cfg: MetricsConfig, rows: Sequence[Row], count: int, column: str | None) -> list[str]:
+    """Say in words how the numbers came about."""
+    equal = {row.name: sum(int(values.isinf().sum()) for values in row.scores["PSNR"]) for row in rows}
+    return [
+        f"{count} images: the first {cfg.max_images} of {cfg.images_dir} in sorted order, less those skipped.",
+        f"{RESIZING[cfg.protocol].format(cfg.img_size)}, on both sides: area averaging (antialiased) to shrink, "
+        "bicubic to enlarge.",
+        "A generator sees the truth's own L at that size; its ab is joined with that very L. Colors outside sRGB are "
+        "moved toward gray at constant L and hue. All images are rounded to 8 bits before they are compared.",
+        "PSNR (three channels together), SSIM and MS-SSIM (Gaussian window, 11 x 11, sigma 1.5): torchmetrics, per "
+        "image, then averaged. An image equal to the truth has an infinite PSNR; a mean leaves such images out "
+        "unless there are no others"
+        + "".join(f"; {name}: {number} equal" for name, number in equal.items() if number)
+        + ".",
+        "Colorfulness: Hasler and Suesstrunk 2003, signed opponent channels, averaged over the images. Delta: a row's "
+        "mean less the mean of the truth on the same images.",
+        "A row whose images are not all there is scored on those that are; the last column says on how many.",
+        *([FRECHET[column]] if column else []),
+    ]
+
+
+def write_report(
+    cfg: MetricsConfig, rows: Sequence[Row], fid: FID | None, count: int, skipped: dict[str, str]
+) -> None:
+    """Write the four files, and print the table and what was left out."""
+    table = make_table(rows, fid)
+    protocol = describe_protocol(cfg, rows, count, fid and fid.column)
+    about = {
+        "commit": git_commit(),
+        "device": torch.cuda.get_device_name() if cfg.device.startswith("cuda") else cfg.device,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "numpy", "scikit-image")},
+        "opencv": cv2.__version__,
+    }
+    problems = [f"{path}: {reason}" for path, reason in skipped.items()]
+    problems += [f"{row.name}, {path}: {reason}" for row in rows for path, reason in row.missing.items()]
+    if len(problems) > NAMED_PROBLEMS:
+        problems[NAMED_PROBLEMS:] = [f"... and {len(problems) - NAMED_PROBLEMS} more, see evaluation_metrics.json"]
+
+    json_rows = [
+        {re.sub(r"\W+", "_", title).strip("_").lower(): to_json(value) for title, value in line.items()}
+        | {"source": row.source, "missing": row.missing}
+        for line, row in zip(table, rows, strict=True)
+    ]
+    settings = {"settings": plain_config(cfg), "protocol": protocol, "about": about}
+    write_json(cfg.output_dir / "evaluation_metrics.json", {**settings, "rows": json_rows, "skipped": skipped})
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(table[0]))
+    writer.writeheader()
+    writer.writerows(table)
+    write_text(cfg.output_dir / "evaluation_metrics.csv", text.getvalue())
+
+    titles = {row.name: row.name if row.predict_ab is None else generated_title(row.name) for row in rows}
+    ordered = [*rows[-2:], *rows[:-2]]  # Grayscale | Ground Truth | Generated ...
+    paths = sorted(rows[-1].shown)
+    columns = {titles[row.name]: [row.shown.get(path) for path in paths] for row in ordered}
+    save_comparison_figure(cfg.output_dir / "comparison.png", columns)
+
+    sections = {
+        "Protocol": protocol,
+        "Sources": [f"{row.name}: " + ", ".join(f"{k} {v}" for k, v in row.source.items()) for row in rows],
+        "Versions": [f"{name} {value}" for name, value in about.items()],
+        "Skipped or missing": problems,
+    }
+    report = ["# Colorization metrics", format_table(table), "![Comparison](comparison.png)"]
+    report += [
+        f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items() if lines
+    ]
+    write_text(cfg.output_dir / "report.md", "\n\n".join(report) + "\n")
+
+    say(format_table(table))
+    if problems:
+        say(
+            "\n".join([f"{len(skipped)} images skipped, {sum(len(row.missing) for row in rows)} missing:", *problems])
+        )
+    say(f"report: {cfg.output_dir / 'report.md'}, figure: {cfg.output_dir / 'comparison.png'}")
+
+
+def evaluate(cfg: MetricsConfig) -> None:
+    """Score every row in one pass over the images, and write the report."""
+    if min(cfg.max_images, cfg.batch_size) < 1 or cfg.img_size < 16:
+        raise UserError("--max-images and --batch-size must be at least 1, --img-size at least 16")
+    device = set_up_device(cfg.device)
+    images = list_images(cfg.images_dir)[: cfg.max_images]
+    rows = open_rows(cfg, images, device)
+    fid = load_fid(cfg.inception_weights, device)
+    if cfg.img_size < MS_SSIM_MIN_SIZE:
+        say(f"no MS-SSIM: it needs --img-size {MS_SSIM_MIN_SIZE} or more")
+    shown = choose_fixed_images(images, FIGURE_IMAGES)
+    skipped: dict[str, str] = {}
+    with tqdm(total=len(images), desc="scoring", unit="image") as progress:
+        for batch in read_batches(images, rows, cfg):
+            skipped |= {str(sample.path): sample.truth for sample in batch if isinstance(sample.truth, str)}
+            readable = [sample for sample in batch if not isinstance(sample.truth, str)]
+            if readable:
+                score_batch(readable, rows, fid, shown, device)
+            progress.update(len(batch))
+    if len(skipped) == len(images):
+        raise UserError(f"{cfg.images_dir}: none of its {len(images)} images can be read ({skipped[str(images[0])]})")
+    write_report(cfg, rows, fid, len(images) - len(skipped), skipped)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    return run_script(MetricsConfig, evaluate, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

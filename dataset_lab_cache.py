@@ -1,0 +1,114 @@
+"""Samples from the cache that `cache_lab.py` writes: the same ones that `dataset_lab_subset.py` decodes.
+
+A cache is a folder: `shard_00000.bin`, ... hold (H, W, 3) uint8 LAB images one after the other, and `index.json`
+their names and shapes with a record of what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.files import read_json
+from utils.run import UserError
+from utils.samples import cut_sample, sample_rng
+
+CACHE_FORMAT = 1
+
+
+def cache_folder(cache_dir: Path, images_dir: Path) -> Path:
+    """Name the cache of a source: a folder of `cache_dir` called after the folder or list file."""
+    return cache_dir / images_dir.resolve().stem
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """Where each image of a cache lies.
+
+    Attributes:
+        folder: of the cache.
+        entries: name -> (shard number, byte offset, height, width).
+    """
+
+    folder: Path
+    entries: dict[str, tuple[int, int, int, int]]
+
+
+class LabCacheDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Read (L, ab) samples from a cache through memory maps, which each worker opens for itself.
+
+    Args:
+        index: from `open_index`.
+        names: images of the cache, in a fixed order.
+        img_size: side of the samples, in pixels.
+        seed: of the random crops and flips; None gives center crops.
+        scale_jitter: share by which the crop's side varies.
+    """
+
+    def __init__(
+        self, index: CacheIndex, names: Sequence[str], img_size: int, seed: int | None, scale_jitter: float = 0.0
+    ):
+        self.folder = index.folder
+        self.places = np.array([index.entries[name] for name in names], dtype=np.int64)  # (N, 4)
+        self.img_size, self.seed, self.scale_jitter = img_size, seed, scale_jitter
+        self.shards: dict[int, np.memmap] = {}
+
+    @staticmethod
+    def open_index(folder: Path, images_dir: Path, source_hash: str, load_size: int) -> CacheIndex:
+        """Read a cache's index and check that it was made for this source, size and format.
+
+        Raises:
+            UserError: it does not fit or is damaged; the message says how to mend it.
+        """
+        mend = f"run: python cache_lab.py --images-dir {images_dir} --load-size {load_size} --overwrite"
+        index = read_json(folder / "index.json", mend)
+        try:
+            meta = index["meta"]
+            if meta["format"] != CACHE_FORMAT:
+                raise UserError(f"{folder}: made by another version of cache_lab.py; {mend}")
+            if meta["load_size"] != load_size:
+                raise UserError(
+                    f"{folder}: holds images at {meta['load_size']} px, --load-size asks {load_size}; {mend}"
+                )
+            if meta["source_hash"] != source_hash:
+                raise UserError(f"{folder}: the images in {images_dir} changed since it was made; {mend}")
+            entries = {}
+            for number, shard in enumerate(index["shards"]):
+                offset = 0
+                for name, height, width in shard:
+                    if min(height, width) < load_size:
+                        raise ValueError
+                    entries[name] = (number, offset, height, width)
+                    offset += 3 * height * width
+                if (folder / f"shard_{number:05d}.bin").stat().st_size != offset:
+                    raise ValueError
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, OSError):
+            raise UserError(f"{folder}: damaged; {mend}") from None
+        return CacheIndex(folder, entries)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getstate__(self) -> dict:
+        """Leave the memory maps behind when a worker is spawned."""
+        return {**self.__dict__, "shards": {}}
+
+    def load_lab(self, index: int) -> np.ndarray:
+        """Give image `index` as (H, W, 3), uint8, stored LAB, read from the disk only where it is touched."""
+        shard, offset, height, width = (int(number) for number in self.places[index])
+        if shard not in self.shards:
+            self.shards[shard] = np.memmap(self.folder / f"shard_{shard:05d}.bin", np.uint8, mode="r")
+        return self.shards[shard][offset : offset + 3 * height * width].reshape(height, width, 3)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Give L (1, S, S) and ab (2, S, S), uint8, of an index, or of (epoch, index) for random crops."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = None if self.seed is None else sample_rng(self.seed, epoch, index)
+        return cut_sample(self.load_lab(index), self.img_size, rng, self.scale_jitter)

@@ -1,0 +1,228 @@
+"""Choose the images worth learning color from: objects of a sensible number and size, enough light, enough color.
+
+    python filter.py                                               COCO's train2017 with its annotations
+    python filter.py --no-use-annotations --images-dir FOLDER      any folder, by its pixels alone
+
+Reads <data-root>/train2017 and <data-root>/annotations/instances_train2017.json (COCO: Lin et al. 2014,
+arXiv:1405.0312). Writes coco_subset_colorization/: the chosen images under their own names, and
+filter_report.json, which gives every rejected file its reasons. Pixels are measured in every image, also in one
+that its objects reject, because the later stages leave out whatever counts as gray or unreadable here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from config import FILTER_REPORT, FilterConfig
+from utils.files import read_json, write_json
+from utils.images import ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
+from utils.lab import decode_lab_image, encode_lab
+from utils.run import UserError, run_script, say
+
+MEASURED_SIDE = 256  # pixels are measured at this shorter side: the means hardly move, the time does
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why an image is rejected: stable reason keys, none for a kept image, and a text for an unreadable one."""
+
+    reasons: list[str]
+    detail: str = ""
+
+
+def read_objects(annotations: Path, categories: tuple[str, ...]) -> dict[str, list[float]]:
+    """Read which objects each image shows; crowds do not count.
+
+    Args:
+        annotations: COCO instance annotations.
+        categories: names of the categories that count; none named means all.
+
+    Returns:
+        For each file name listed, every object's share of the image's area.
+
+    Raises:
+        UserError: the file is missing or broken, or a category does not exist.
+    """
+    mend = "python -m utils.coco --parts annotations gets COCO's; --no-use-annotations goes without"
+    coco = read_json(annotations, mend)
+    try:
+        names = {entry["id"]: str(entry["name"]) for entry in coco["categories"]}
+        images = {
+            entry["id"]: (str(entry["file_name"]), entry["width"] * entry["height"]) for entry in coco["images"]
+        }
+        shares: dict[str, list[float]] = {file_name: [] for file_name, _ in images.values()}
+        objects = [
+            (images[entry["image_id"]], entry["category_id"], entry["area"])
+            for entry in coco["annotations"]
+            if entry["image_id"] in images and not entry.get("iscrowd", 0)
+        ]
+        for (file_name, image_area), category, area in objects:
+            if not categories or names[category] in categories:
+                shares[file_name].append(area / image_area)
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise UserError(f"{annotations}: not COCO instance annotations ({what}); {mend}") from None
+    for category in categories:
+        if category not in names.values():
+            near = difflib.get_close_matches(category, names.values(), n=3, cutoff=0.5) or sorted(names.values())
+            raise UserError(f"--categories {category}: no such category in {annotations}; near: {', '.join(near)}")
+    return shares
+
+
+def judge_objects(shares: list[float] | None, cfg: FilterConfig) -> list[str]:
+    """Give the reasons to reject an image with these object sizes (None: it is not annotated)."""
+    if shares is None:
+        return ["no_annotation"]
+    largest = max(shares, default=None)
+    failed = {
+        "too_few_objects": len(shares) < cfg.min_objects,
+        "too_many_objects": len(shares) > cfg.max_objects,
+        "object_too_small": largest is not None and largest < cfg.min_largest_object,
+        "object_too_large": largest is not None and largest > cfg.max_largest_object,
+    }
+    return [reason for reason, fails in failed.items() if fails]
+
+
+def measure_pixels(path: Path) -> tuple[float, float, float]:
+    """Average an image's HSV saturation in [0, 1], L in [0, 100] and ab chroma in CIELAB units.
+
+    Raises:
+        ImageError: it cannot be decoded, or is too long for the later stages.
+    """
+    rgb = read_rgb(path)
+    height, width = shorter_side_shape(*rgb.shape[:2], MEASURED_SIDE)
+    if height < rgb.shape[0]:
+        rgb = resize(rgb, height, width)
+    saturation = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1].mean() / 255
+    lab = decode_lab_image(encode_lab(rgb))
+    chroma = np.hypot(lab[:, :, 1], lab[:, :, 2]).mean()
+    return float(saturation), float(lab[:, :, 0].mean()), float(chroma)
+
+
+def judge_pixels(saturation: float, lightness: float, chroma: float, cfg: FilterConfig) -> list[str]:
+    """Give the reasons to reject an image with these means."""
+    failed = {
+        "saturation": saturation < cfg.min_saturation,
+        "too_dark": lightness < cfg.min_lightness,
+        "too_bright": lightness > cfg.max_lightness,
+        "gray": chroma < cfg.min_chroma,
+    }
+    return [reason for reason, fails in failed.items() if fails]
+
+
+def judge_images(images: list[Path], objects: dict[str, list[float]] | None, cfg: FilterConfig) -> list[Verdict]:
+    """Judge every image, in order, on all cores; `objects` None judges the pixels alone."""
+
+    def judge(path: Path) -> Verdict:
+        reasons = [] if objects is None else judge_objects(objects.get(path.name), cfg)
+        try:
+            return Verdict(reasons + judge_pixels(*measure_pixels(path), cfg))
+        except ImageError as error:
+            return Verdict([*reasons, "unreadable"], f"unreadable: {error}")
+
+    judged = map_in_threads(judge, images, cfg.num_workers)
+    return list(tqdm(judged, total=len(images), desc="filter", unit="image"))
+
+
+def check_output_dir(output_dir: Path, images: list[Path]) -> None:
+    """Refuse a folder that is not ours to replace.
+
+    Raises:
+        UserError: it touches the images' own folder, or holds something that no earlier run wrote.
+    """
+    for folder in {path.parent for path in images}:
+        source = folder.resolve()
+        if output_dir == source or source in output_dir.parents or output_dir in source.parents:
+            raise UserError(f"--output-dir {output_dir}: overlaps the images' folder {source}; choose another")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output-dir {output_dir}: is a file; choose another")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / FILTER_REPORT).is_file():
+        raise UserError(f"--output-dir {output_dir}: is not empty and holds no {FILTER_REPORT}; choose another")
+
+
+def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
+    """Replace `output_dir` by hard links (copies where linking fails) of the kept images and the report.
+
+    The folder is built beside its place and takes it by renaming, so an interrupted run leaves the old one.
+    """
+    fresh, stale = (output_dir.with_name(output_dir.name + suffix) for suffix in (".new.tmp", ".old.tmp"))
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        for path in kept:
+            try:
+                os.link(path.resolve(), fresh / path.name)
+            except OSError:
+                shutil.copy2(path, fresh / path.name)
+        write_json(fresh / FILTER_REPORT, report)
+        if output_dir.exists():
+            output_dir.rename(stale)
+        fresh.rename(output_dir)
+    except BaseException:
+        if stale.exists() and not output_dir.exists():
+            stale.rename(output_dir)
+        raise
+    finally:
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def filter_images(cfg: FilterConfig) -> None:
+    """Judge the images, write the subset and its report, and print the counts.
+
+    Raises:
+        UserError: an input is missing or broken, the output folder is not ours, or no image passes.
+    """
+    source = cfg.images_dir or cfg.data_root / "train2017"
+    images = list(dict.fromkeys(list_images(source)))
+    output_dir = cfg.output_dir.resolve()
+    check_output_dir(output_dir, images)
+    twice = [name for name, count in Counter(path.name for path in images).items() if count > 1]
+    if twice:
+        raise UserError(f"{source}: lists several images named {twice[0]}; rename all but one")
+    objects = None
+    if cfg.use_annotations:
+        annotations = cfg.annotations or cfg.data_root / "annotations" / "instances_train2017.json"
+        objects = read_objects(annotations, cfg.categories)
+        if not any(path.name in objects for path in images):
+            raise UserError(f"{annotations}: lists no image of {source}; give its own, or --no-use-annotations")
+
+    verdicts = judge_images(images, objects, cfg)
+    rejected = {path.name: verdict for path, verdict in zip(images, verdicts, strict=True) if verdict.reasons}
+    kept = [path for path in images if path.name not in rejected]
+    reasons = Counter(reason for verdict in rejected.values() for reason in verdict.reasons)
+    counts = dict(reasons.most_common())
+    if not kept:
+        raise UserError(f"{source}: none of {len(images)} images passes ({counts}); loosen a threshold")
+    report = {
+        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(cfg).items()},
+        "seen": len(images),
+        "kept": len(kept),
+        "reasons": counts,
+        "rejected": {name: verdict.reasons for name, verdict in rejected.items()},
+        "details": {name: verdict.detail for name, verdict in rejected.items() if verdict.detail},
+    }
+    write_subset(output_dir, kept, report)
+    say(f"kept {len(kept)} of {len(images)} images in {cfg.output_dir}; reasons in {cfg.output_dir / FILTER_REPORT}")
+    for reason, count in counts.items():
+        say(f"  {count:6d} {reason}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_script(FilterConfig, filter_images, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

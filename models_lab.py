@@ -1,0 +1,179 @@
+"""The two networks: a U-Net that predicts ab from L, and a PatchGAN that judges (L, ab).
+
+Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
+arXiv:1611.07004. The decoder doubles its resolution by sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158)
+with ICNR weights (Aitken et al. 2017, arXiv:1707.02937), or by resize-convolution (Odena et al. 2016), because
+transposed convolutions leave a checkerboard.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """Make a normalization layer with learned scale and shift.
+
+    Args:
+        norm: "batch", "instance" or "group".
+        channels: of its input.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if norm == "group":
+        return nn.GroupNorm(max(1, channels // 16), channels)
+    raise ValueError(f"norm {norm!r}: give batch, instance or group")
+
+
+def init_weights(module: nn.Module) -> None:
+    """Draw convolution weights from N(0, 0.02), as the paper does (section 6.2), and set biases to zero."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the weights of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class Down(nn.Module):
+    """Halve the resolution: 4x4 convolution of stride 2, normalization, LeakyReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str | None):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=norm is None)
+        self.norm = nn.Identity() if norm is None else norm_layer(norm, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), 0.2)  # (B, out, H/2, W/2)
+
+
+class UpSample(nn.Module):
+    """Double the resolution without a checkerboard, by pixel-shuffle or resize-convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, upsample: str, kernel_size: int = 1):
+        super().__init__()
+        if upsample not in ("pixelshuffle", "resize"):
+            raise ValueError(f"upsample {upsample!r}: give pixelshuffle or resize")
+        self.shuffle = upsample == "pixelshuffle"
+        conv_channels = out_channels * 4 if self.shuffle else out_channels
+        self.conv = nn.Conv2d(in_channels, conv_channels, kernel_size, padding=kernel_size // 2)
+
+    def init_icnr(self) -> None:
+        """Give the four sub-pixels of each channel the same weights: nearest-neighbor up-sampling at the start."""
+        if self.shuffle:
+            with torch.no_grad():
+                self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shuffle:
+            return F.pixel_shuffle(self.conv(x), 2)  # (B, out, 2H, 2W)
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # (B, out, 2H, 2W)
+
+
+class Up(nn.Module):
+    """Double the resolution, join the skip connection, 3x3 convolution, normalization, ReLU."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: str, upsample: str):
+        super().__init__()
+        self.up = UpSample(in_channels, out_channels // 2, upsample)
+        self.conv = nn.Conv2d(out_channels // 2 + skip_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = norm_layer(norm, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = torch.cat([self.up(x), skip], dim=1)  # (B, out/2 + skip, 2H, 2W)
+        return F.relu(self.norm(self.conv(x)))  # (B, out, 2H, 2W)
+
+
+class GeneratorUNet(nn.Module):
+    """Predict ab from L.
+
+    Args:
+        width: channels of the first level; they double down to 8 times this.
+        depth: halvings between the input and the bottleneck.
+        norm: "batch", "instance" or "group".
+        upsample: "pixelshuffle" or "resize".
+    """
+
+    def __init__(self, width: int = 64, depth: int = 6, norm: str = "batch", upsample: str = "pixelshuffle"):
+        super().__init__()
+        if width < 2 or width % 2 or depth < 2:
+            raise ValueError(f"width {width}, depth {depth}: the width must be even and the depth at least 2")
+        self.architecture = {"width": width, "depth": depth, "norm": norm, "upsample": upsample}
+        channels = [width * min(2**level, 8) for level in range(depth)]
+        # No norm on the first level (it would hide the image's own lightness), nor on the bottleneck, which may be
+        # a single pixel wide: instance norm would erase it.
+        norms = [None, *[norm] * (depth - 2), None]
+        self.downs = nn.ModuleList(
+            Down(i, o, n) for i, o, n in zip([1, *channels[:-1]], channels, norms, strict=True)
+        )
+        self.ups = nn.ModuleList(
+            Up(i, o, o, norm, upsample) for i, o in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.head = UpSample(width, 2, upsample, kernel_size=3)
+        self.apply(init_weights)
+        for module in self.modules():
+            if isinstance(module, UpSample):
+                module.init_icnr()
+
+    def forward(self, l: Tensor) -> Tensor:
+        """Predict color.
+
+        Args:
+            l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
+
+        Returns:
+            (B, 2, H, W), ab in [-1, 1].
+        """
+        height, width = l.shape[-2:]
+        multiple = 2 ** len(self.downs)
+        x = F.pad(l, (0, -width % multiple, 0, -height % multiple), mode="replicate")  # (B, 1, H', W')
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)  # (B, C_i, H'/2^i, W'/2^i)
+        skips.pop()
+        for up in self.ups:
+            x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
+        return torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+
+
+class PatchDiscriminator(nn.Module):
+    """Judge overlapping 70x70 patches of (L, ab): the paper's C64-C128-C256-C512 (section 6.1.2).
+
+    Args:
+        width: channels of the first layer.
+        norm: "batch", "instance" or "group".
+    """
+
+    def __init__(self, width: int = 64, norm: str = "batch"):
+        super().__init__()
+        self.architecture = {"width": width, "norm": norm}
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for in_channels, out_channels, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            layers += [
+                nn.Conv2d(width * in_channels, width * out_channels, 4, stride=stride, padding=1, bias=False),
+                norm_layer(norm, width * out_channels),
+                nn.LeakyReLU(0.2),
+            ]
+        layers.append(nn.Conv2d(width * 8, 1, 4, stride=1, padding=1))
+        self.layers = nn.Sequential(*layers)
+        self.apply(init_weights)
+
+    def forward(self, l: Tensor, ab: Tensor) -> Tensor:
+        """Score patches.
+
+        Args:
+            l: (B, 1, H, W), in [-1, 1].
+            ab: (B, 2, H, W), in [-1, 1].
+
+        Returns:
+            (B, 1, H/8 - 2, W/8 - 2), one unbounded score a patch; near 1 means real.
+        """
+        return self.layers(torch.cat([l, ab], dim=1))

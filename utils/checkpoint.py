@@ -1,0 +1,247 @@
+"""Checkpoints: G_*.pt for inference and the next stage, D_*.pt beside it, last.pt for going on.
+
+Every file is a dict of tensors and plain types that `torch.load(..., weights_only=True)` opens; no code in a
+stranger's file is ever run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+import config
+from models_lab import GeneratorUNet, PatchDiscriminator
+from utils import run
+from utils.files import open_atomically
+from utils.run import UserError
+
+FORMAT = 1
+_STAGE_FILES = {  # what a report calls each stage, and the files that it writes
+    "Subset": (config.SUBSET_CHECKPOINTS, r"G_epoch_(\d+)\.pt"),
+    "Finetune": (config.FINETUNE_CHECKPOINTS, r"G_finetune_epoch_(\d+)\.pt"),
+    "Finetune+VGG": (config.FINETUNE_CHECKPOINTS, r"G_ft_fromE(\d+)_vgg_epoch_(\d+)\.pt"),
+}
+_MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}
+
+
+class Stateful(Protocol):
+    """What last.pt can hold: a network, an optimizer, a scaler, the running averages."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state_dict: dict) -> object: ...
+
+
+Parts = Mapping[str, Stateful]
+
+
+@dataclass
+class Position:
+    """Where a run is: epochs done, batches done in this one, steps done in all, and the best score so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_psnr: float = field(default=float("-inf"))
+
+
+def plain_config(cfg: object) -> dict[str, object]:
+    """Turn a configuration into a dict of plain types."""
+    values = dataclasses.asdict(cfg)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def describe(
+    stage: str, position: Position, cfg: object, metrics: Mapping[str, float], vgg: str | None = None
+) -> dict[str, object]:
+    """Gather what a network's file says of where it comes from; `vgg` names the weights of a perceptual loss."""
+    info = {"stage": stage, "epoch": position.epoch, "step": position.step, "config": plain_config(cfg)}
+    return {**info, "metrics": dict(metrics), "vgg": vgg}
+
+
+def save(path: Path, entries: dict[str, object]) -> None:
+    """Write a dict as a checkpoint, whole or not at all."""
+    with open_atomically(path) as file:
+        torch.save({"format": FORMAT, **entries}, file)
+
+
+def save_network(path: Path, network: GeneratorUNet | PatchDiscriminator, info: Mapping[str, object]) -> None:
+    """Write a network's weights with its architecture, `info` and the commit of the code."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    kind = type(network).__name__
+    entries = {"kind": kind, "architecture": network.architecture, "weights": weights, **info}
+    save(path, {**entries, "commit": run.git_commit()})
+
+
+def save_epoch(
+    folder: Path,
+    name: str,
+    generator: GeneratorUNet,
+    discriminator: PatchDiscriminator,
+    info: Mapping[str, object],
+) -> Path:
+    """Write G_<name>.pt and D_<name>.pt, which the next stage starts from, and give the path of the first."""
+    save_network(folder / f"D_{name}.pt", discriminator, info)
+    save_network(folder / f"G_{name}.pt", generator, info)
+    return folder / f"G_{name}.pt"
+
+
+def read(path: Path, mend: str) -> dict:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: it does not exist (the message ends in `mend`), is damaged, or is not this project's.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; {mend}")
+    try:
+        entries = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file can fail to load in any way
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); {mend}") from None
+    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project (format {FORMAT}); {mend}")
+    return entries
+
+
+def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Module, dict]:
+    entries = read(path, mend)
+    try:
+        if entries["kind"] != network_class.__name__:
+            raise UserError(f"{path}: holds a {entries['kind']}, not a {network_class.__name__}; {mend}")
+        with torch.device("meta"):
+            network = network_class(**entries["architecture"])
+        weights: dict[str, Tensor] = {name: value.float() for name, value in entries.pop("weights").items()}
+        for name, value in network.state_dict().items():
+            if not value.is_floating_point():
+                weights[name] = weights[name].to(value.dtype)
+        network.load_state_dict(weights, assign=True)  # strict: no key may be missing
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its weights and its architecture do not fit ({reason}); {mend}") from None
+    return network.requires_grad_(True), entries
+
+
+def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dict]:
+    """Build the generator of a G_*.pt file, ready for inference.
+
+    Returns:
+        The generator on `device` in eval mode, and the file's other entries: architecture, stage, epoch, step,
+        config, metrics, vgg, commit.
+
+    Raises:
+        UserError: the file is missing, damaged or something else.
+    """
+    generator, info = _build(GeneratorUNet, path, "name a G_*.pt file that one of the training scripts wrote")
+    return generator.to(device, memory_format=torch.channels_last).eval(), info
+
+
+def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[GeneratorUNet, PatchDiscriminator, dict]:
+    """Take over the generator and the discriminator of an earlier stage; no key of either may be missing.
+
+    Args:
+        path: G_*.pt; the discriminator is read from the D_*.pt beside it.
+        device: where to.
+        run_first: the script to run when there is no such file.
+
+    Raises:
+        UserError: one of the files is missing, damaged or something else.
+    """
+    mend = f"run python {run_first} first, or give --init-checkpoint"
+    if not path.name.startswith("G_"):
+        raise UserError(f"--init-checkpoint {path}: name the G_*.pt file; the D_*.pt beside it is read as well")
+    generator, info = _build(GeneratorUNet, path, mend)
+    discriminator, _ = _build(PatchDiscriminator, path.with_name("D_" + path.name.removeprefix("G_")), mend)
+    place = {"device": device, "memory_format": torch.channels_last}
+    return generator.to(**place).train(), discriminator.to(**place).train(), info
+
+
+def say_hand_off(path: Path, info: Mapping[str, object], cfg: object) -> None:
+    """Print what a stage inherits from the one before and what it overrides."""
+    run.say(f"inherits {path}: G and D after stage {info['stage']}, epoch {info['epoch']}, step {info['step']}")
+    run.say(f"inherits architecture: {info['architecture']}")
+    earlier = info["config"]
+    for name, value in plain_config(cfg).items():
+        if name in earlier and earlier[name] != value and name not in _MAY_CHANGE:
+            run.say(f"overrides {name}: {earlier[name]} -> {value}")
+
+
+def find_stage_checkpoints(root: Path = Path(".")) -> dict[str, Path]:
+    """Find the newest checkpoint (by epoch) of each stage that has one, in the order of the stages."""
+    found = {}
+    for stage, (folder, pattern) in _STAGE_FILES.items():
+        matches = [re.fullmatch(pattern, path.name) for path in (root / folder).glob("G_*.pt")]
+        numbered = [(tuple(map(int, match.groups())), match.string) for match in matches if match]
+        if numbered:
+            found[stage] = root / folder / max(numbered)[1]
+    return found
+
+
+def save_last(folder: Path, stage: str, cfg: object, data: str, position: Position, parts: Parts) -> None:
+    """Write last.pt: all that `resume` needs to go on exactly as if the run had not stopped."""
+    entries = {
+        "kind": "last",
+        "stage": stage,
+        "config": plain_config(cfg),
+        "data": data,
+        "world_size": run.world_size(),
+        "position": dataclasses.asdict(position),
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    save(folder / "last.pt", entries)
+
+
+def start_anew(folder: Path, pattern: str) -> None:
+    """Remove what an earlier run wrote: last.pt, best.pt, log.jsonl, and the networks whose names match `pattern`.
+
+    Args:
+        folder: of the run.
+        pattern: of the epoch files without their "G_" or "D_", as for glob.
+    """
+    for name in ("last.pt", "best.pt", "log.jsonl", f"G_{pattern}.pt", f"D_{pattern}.pt"):
+        for path in folder.glob(name):
+            path.unlink()
+
+
+def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Position:
+    """Go on from last.pt where there is one: load every part and the random state, and give the position.
+
+    Raises:
+        UserError: last.pt was written by another configuration, on other images or by another number of
+            processes, or is damaged.
+    """
+    path = folder / "last.pt"
+    if not path.exists():
+        return Position()
+    mend = "choose another --output-dir, or start anew with --no-resume"
+    entries = read(path, mend)
+    try:
+        now, before = plain_config(cfg), entries["config"]
+        changed = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
+        if entries["stage"] != stage or changed:
+            what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed) or entries["stage"]
+            raise UserError(f"{path}: written by another configuration ({what}); {mend}")
+        if entries["data"] != data:
+            raise UserError(f"{path}: the images have changed since it was written; {mend}")
+        if entries["world_size"] != run.world_size():
+            raise UserError(f"{path}: written by {entries['world_size']} processes, not {run.world_size()}; {mend}")
+        for name, part in parts.items():
+            part.load_state_dict(entries["parts"][name])
+        torch.set_rng_state(entries["random"])
+        if torch.cuda.is_available() and len(entries["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(entries["random_cuda"])
+        return Position(**entries["position"])
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}); {mend}") from None

@@ -1,0 +1,218 @@
+"""Download and unpack COCO 2017 (Lin et al. 2014, arXiv:1405.0312).
+
+    python -m utils.coco --parts train2017 val2017 test2017 annotations --data-root data/coco
+
+Reads the official archives: train2017 19.3 GB, val2017 0.8 GB, test2017 6.6 GB, annotations 0.25 GB; unpacking
+needs the same room again. Writes <data-root>/<part>/. A download that was cut goes on where it stopped, and a
+folder that is there is complete: it is unpacked beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from torchvision.datasets.utils import check_integrity, extract_archive
+from tqdm import tqdm
+
+from config import DATA_ROOT
+from utils.run import UserError, run_script, say
+
+TRIES = 5  # connections in a row that bring nothing new
+RETRY_SECONDS = 2.0  # wait before the second; doubles with each
+TIMEOUT_SECONDS = 60.0
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One archive, and the folder it unpacks to.
+
+    Attributes:
+        archive: path below the base URL.
+        md5: of the archive, as published by several projects that fetch it.
+        pattern: the files that make the folder complete.
+        count: how many of them there are.
+    """
+
+    archive: str
+    md5: str
+    pattern: str
+    count: int
+
+    def count_in(self, folder: Path) -> int:
+        """Count this part's files in a folder."""
+        return sum(1 for _ in folder.glob(self.pattern))
+
+
+PARTS = {
+    "train2017": Part("zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2", "*.jpg", 118_287),
+    "val2017": Part("zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80", "*.jpg", 5_000),
+    "test2017": Part("zips/test2017.zip", "77ad2c53ac5d0aea611d422c0938fb35", "*.jpg", 40_670),
+    "annotations": Part(
+        "annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c", "instances_*2017.json", 2
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CocoConfig:
+    """Download and unpack COCO 2017."""
+
+    parts: tuple[Literal["train2017", "val2017", "test2017", "annotations"], ...] = tuple(PARTS)
+    """What to get; all of it needs about 27 GB for the archives and 27 GB unpacked."""
+    data_root: Path = DATA_ROOT
+    """Folder that will hold train2017/, val2017/, test2017/ and annotations/."""
+    base_url: str = "http://images.cocodataset.org"
+    """Where the archives lie: a mirror must have the same paths below it and the same files."""
+    keep_zips: bool = False
+    """Keep the archives after unpacking."""
+
+
+def fetch(url: str, partial: Path) -> int | None:
+    """Read into `partial` what it still lacks, and give the size of the whole, where the server tells it.
+
+    Raises:
+        urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError: the connection failed.
+    """
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        total = error.headers.get("Content-Range", "").rpartition("/")[2]  # "bytes */<size>": nothing is missing
+        return int(total) if total.isdigit() else 0
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            have = 0  # the server sends the whole again
+        length = response.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        scale = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        with (
+            open(partial, "ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, desc=url.rpartition("/")[2], **scale) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    return total
+
+
+def download(url: str, target: Path, md5: str) -> None:
+    """Download to `target` through `<target>.part`, going on with what an earlier run left there.
+
+    Raises:
+        UserError: the server refuses, the connection fails again and again, or the file has another hash.
+    """
+    partial = target.with_name(target.name + ".part")
+    failures = 0
+    while True:
+        before = partial.stat().st_size if partial.exists() else 0
+        try:
+            total = fetch(url, partial)
+            have = partial.stat().st_size
+            if total is None or have == total:
+                break
+            if have > total:
+                partial.unlink()  # not the beginning of this file
+            problem = f"{have:,} of {total:,} bytes came"
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP {error.code} {error.reason}"
+            if error.code < 500:
+                raise UserError(f"{url}: {problem}; check --base-url") from None
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+        grown = partial.exists() and partial.stat().st_size > before
+        failures = 0 if grown else failures + 1
+        if failures == TRIES:
+            raise UserError(f"{url}: {problem}; check the network, then run the same command: it goes on from here")
+        time.sleep(RETRY_SECONDS * 2**failures)
+    say(f"checking {target.name}")
+    if not check_integrity(str(partial), md5):
+        partial.unlink()
+        raise UserError(f"{url}: the file's MD5 is not {md5}; it was removed, run the same command to fetch it anew")
+    partial.replace(target)
+
+
+def unpack(archive: Path, folder: Path, part: Part) -> None:
+    """Unpack an archive that holds `folder`'s name at its top, so that `folder` appears whole or not at all.
+
+    Raises:
+        UserError: the archive is broken, is not this part, or holds a path that leads outside.
+    """
+    mend = "remove it and run the same command"
+    fresh = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = file.namelist()
+        for name in names:
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or ":" in name:
+                raise UserError(f"{archive}: holds {name!r}, which would land outside {folder}; {mend}")
+        extract_archive(str(archive), str(fresh))
+        found = part.count_in(fresh / folder.name)
+        if found < part.count:
+            raise UserError(f"{archive}: holds {found:,} of {part.count:,} {folder.name}/{part.pattern}; {mend}")
+        if folder.exists():
+            folder.rmdir()  # empty: get_part refuses any other
+        (fresh / folder.name).rename(folder)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive}: broken ({error}); {mend}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def get_part(name: str, cfg: CocoConfig) -> None:
+    """Download and unpack one part unless it is there.
+
+    Raises:
+        UserError: see `download` and `unpack`; or the folder is there and incomplete.
+    """
+    part, folder = PARTS[name], cfg.data_root / name
+    found = part.count_in(folder)
+    if found >= part.count:
+        say(f"{folder} is complete: {found:,} {part.pattern}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds {found:,} of {part.count:,} {part.pattern}; move it away and run this again"
+        )
+    cfg.data_root.mkdir(parents=True, exist_ok=True)
+    archive = cfg.data_root / PurePosixPath(part.archive).name
+    if not archive.exists():
+        download(f"{cfg.base_url.rstrip('/')}/{part.archive}", archive, part.md5)
+    elif not check_integrity(str(archive), part.md5):
+        raise UserError(f"{archive}: its MD5 is not {part.md5}; remove it and run the same command")
+    say(f"unpacking {archive.name}")
+    unpack(archive, folder, part)
+    if not cfg.keep_zips:
+        archive.unlink()
+    say(f"{folder} is complete: {part.count_in(folder):,} {part.pattern}")
+
+
+def get_coco(cfg: CocoConfig) -> None:
+    """Download and unpack the parts, one after the other."""
+    if not cfg.base_url.startswith(("http://", "https://")):
+        raise UserError(f"--base-url {cfg.base_url}: give an http:// or https:// address")
+    for name in cfg.parts:
+        get_part(name, cfg)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_script(CocoConfig, get_coco, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What a training run says of itself: log.jsonl, TensorBoard, the running averages, and stopping on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from utils import run
+from utils.files import write_text
+from utils.run import UserError
+
+
+class Averages:
+    """Running means of scalars over an epoch, kept on the device: adding one waits for nothing."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, **scalars: Tensor) -> None:
+        """Count one step's scalars, the same names at every step."""
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if self.count else value
+        self.count += 1
+
+    def means(self, step: int) -> dict[str, float]:
+        """Give the means since the last reset.
+
+        Raises:
+            UserError: a loss is not finite. (A gradient norm may be, while float16 finds its scale.)
+        """
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        broken = [name for name, mean in means.items() if name.startswith("loss") and not math.isfinite(mean)]
+        if broken:
+            raise UserError(
+                f"{', '.join(broken)} not finite by step {step}; nothing was saved since it happened: lower "
+                "--learning-rate or give --no-amp, then run again to go on from last.pt"
+            )
+        return means
+
+    def reset(self) -> None:
+        """Start a new epoch."""
+        self.sums, self.count = {}, 0
+
+    def state_dict(self) -> dict:
+        """Give the state for last.pt."""
+        return {"sums": {name: total.cpu() for name, total in self.sums.items()}, "count": self.count}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over the state from last.pt."""
+        self.sums, self.count = dict(state_dict["sums"]), state_dict["count"]
+
+
+class RunLog:
+    """log.jsonl (one line an epoch) and TensorBoard scalars in a run's folder; only the main process writes.
+
+    Lines of steps that a resumed run repeats are dropped.
+
+    Args:
+        folder: of the run.
+        step: steps done before; 0 for a new run.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / "log.jsonl"
+        self.lines: list[str] = []
+        self.board: SummaryWriter | None = None
+        if run.is_main():
+            if step and self.path.exists():
+                earlier = self.path.read_text(encoding="utf-8").splitlines()
+                self.lines = [line for line in earlier if json.loads(line)["step"] <= step]
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write scalars to TensorBoard."""
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def epoch(self, values: Mapping[str, float]) -> None:
+        """Write an epoch's line and print it; `values` holds "epoch" and "step" among others."""
+        if self.board:
+            self.lines.append(json.dumps(values))
+            write_text(self.path, "\n".join(self.lines) + "\n")
+            self.scalars(int(values["step"]), {k: v for k, v in values.items() if k not in ("epoch", "step")})
+            self.board.flush()
+        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        run.say("  ".join(shown))
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self.board:
+            self.board.close()
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a wish that the training loop fulfills after the current batch.
+
+    A second signal ends the run at once.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __enter__(self) -> StopRequest:
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        print(f"\n{signal.Signals(number).name}: stopping after this batch", flush=True)

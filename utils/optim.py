@@ -1,0 +1,82 @@
+"""Optimization steps that the three stages do alike: one step, the learning rate, the moving average."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.optim import Adam
+
+
+def make_adam(module: nn.Module, learning_rate: float) -> Adam:
+    """Make the paper's optimizer: Adam with betas (0.5, 0.999), fused where the device has it."""
+    parameters = list(module.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return Adam(parameters, lr=learning_rate, betas=(0.5, 0.999), fused=fused)
+
+
+def learning_rate_at(step: int, total_steps: int, peak: float, warmup_steps: int) -> float:
+    """Give the learning rate of a step: a linear rise, a plateau, and a linear fall over the second half.
+
+    Args:
+        step: from 0.
+        total_steps: of the whole run.
+        peak: learning rate of the plateau.
+        warmup_steps: length of the rise, at most a tenth of the run.
+    """
+    rise = (step + 1) / (min(warmup_steps, total_steps // 10) + 1)
+    fall = 2 * (total_steps - step) / total_steps
+    return peak * min(1.0, rise, fall)
+
+
+def set_learning_rate(learning_rate: float, *optimizers: Adam) -> None:
+    """Give every parameter group this learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+
+def backward_and_step(loss: Tensor, optimizer: Adam, scaler: GradScaler) -> Tensor:
+    """Take one optimization step and give the norm of the gradient.
+
+    The gradients are averaged over the processes, so that n processes with a batch of b step as one with n x b
+    does. A GradScaler that is not enabled changes nothing.
+
+    Args:
+        loss: scalar.
+        optimizer: of the parameters to change.
+        scaler: of the run's float16 gradients.
+
+    Returns:
+        Scalar: the L2 norm over all parameters of the optimizer, before the step.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if dist.is_initialized():
+        gradients = [p.grad for p in parameters]
+        flat = parameters_to_vector(gradients)
+        dist.all_reduce(flat)
+        vector_to_parameters(flat / dist.get_world_size(), gradients)
+    scaler.unscale_(optimizer)
+    norm = clip_grad_norm_(parameters, float("inf"))
+    scaler.step(optimizer)
+    return norm.detach()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, module: nn.Module, step: int, decay: float) -> None:
+    """Move an exponential moving average of the weights toward the weights; buffers are copied.
+
+    Args:
+        ema: the average, of the same architecture.
+        module: the network that is trained.
+        step: from 0; early averages are short: the decay is at most (1 + step) / (10 + step).
+        decay: in [0, 1).
+    """
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), weight)
+    for average, current in zip(ema.buffers(), module.buffers(), strict=True):
+        average.copy_(current)
