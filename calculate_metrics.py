@@ -15,7 +15,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
@@ -28,12 +28,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import MetricsConfig
+from utils import metrics
 from utils.checkpoint import find_stage_checkpoints, load_generator, plain_config
 from utils.files import write_json, write_text
 from utils.fixed_samples import choose_fixed_images
-from utils.images import ImageError, center_crop, list_images, map_in_threads, read_rgb, resize
+from utils.images import ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
-from utils.metrics import FID, MS_SSIM_MIN_SIZE, colorfulness, load_fid, mean_score, ms_ssim, psnr, ssim
 from utils.run import UserError, git_commit, run_script, say, set_up_device
 from utils.samples import image_keys
 from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
@@ -41,21 +41,25 @@ from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_c
 FIGURE_IMAGES = 8
 NAMED_PROBLEMS = 20  # on the screen and in report.md; the JSON file names them all
 DECIMALS = {"PSNR": 2, "SSIM": 4, "MS-SSIM": 4, "Colorfulness": 2, "Delta colorfulness": 2}
-RESIZING = {
-    "squash": "The whole image is resized to {0} x {0}",
-    "center-crop": "The central square of the image is resized to {0} x {0}",
-}
+PROTOCOL = """
+{count} images, {gray} of them gray: the first {max_images} of {images_dir} in sorted order, less those skipped.
+Both sides: {shape} {img_size} x {img_size}, by area averaging (antialiased) to shrink and bicubic to enlarge.
+A generator sees the truth's own L at that size, and its ab is joined with that very L. Colors outside sRGB are \
+moved toward gray at constant L and hue. Every image is rounded to 8 bits before it is compared.
+PSNR (the three channels together), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): torchmetrics, for \
+each image, then averaged. PSNR is of the images whose truth has color; those equal to the truth, whose PSNR is \
+infinite, count only where there are no others.
+Colorfulness: Hasler and Suesstrunk 2003, signed opponent channels, averaged over the images. Delta, signed: a \
+row's mean less the mean of the truth over the same images.
+A row some of whose images are missing is scored on the others; the last column says on how many.
+"""
+SHAPES = {"squash": "the whole image, resized to", "center-crop": "the central square of the image, resized to"}
 FRECHET = {
-    "FID": "FID: torchmetrics on torch-fidelity's Inception, 2048 features. It falls with the number of images: "
-    "compare rows of equally many images only.",
-    "FD (random stand-in)": "FD (random stand-in): the Frechet distance between features of a fixed random network. "
-    "It is not FID, says nothing about quality, and shows only that the code runs.",
+    metrics.FID_COLUMN: "torchmetrics on torch-fidelity's Inception, 2048 features. It falls as images are added: "
+    "compare only rows of equally many.",
+    metrics.STAND_IN_COLUMN: "Frechet distance between the features of a fixed random network. It is no FID and says "
+    "nothing about quality.",
 }
-
-
-def to_json(value: object) -> object:
-    """Replace what JSON has no number for: inf by "inf", NaN by null."""
-    return value if not isinstance(value, float) or math.isfinite(value) else "inf" if value > 0 else None
 
 
 @dataclass
@@ -67,7 +71,7 @@ class Row:
         source: where its colors come from, for the report.
         predict_ab: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; None for finished images and the truth.
         files: of finished images, the file of each true image that has one.
-        scores: title of a column -> one tensor of values a batch.
+        scores: title of a column -> a tensor of values a batch.
         missing: true images without a finished one that can be read, with the reason.
         shown: images for the figure, (S, S, 3) uint8.
     """
@@ -91,7 +95,7 @@ class Sample:
 
 
 def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Path) -> dict[Path, Path]:
-    """Find the finished image of each true one: of the same relative name, with a suffix added or another suffix.
+    """Find the finished image of each true one: of the same relative name, as infer_lab.py names it, or of its stem.
 
     Raises:
         UserError: the folder has none of them.
@@ -102,11 +106,12 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
         index.setdefault(key, path)
         index.setdefault(key.removesuffix(path.suffix), path)
     keys = image_keys(images_dir, images)
+    outputs = [output.as_posix() for output in name_outputs([Path(key) for key in keys])]
     stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
     uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp
     files = {}
-    for image, key, stem in zip(images, keys, stems, strict=True):
-        match = index.get(key) or (index.get(stem) if uses[stem] == 1 else None)
+    for image, key, output, stem in zip(images, keys, outputs, stems, strict=True):
+        match = index.get(key) or index.get(output) or (index.get(stem) if uses[stem] == 1 else None)
         if match:
             files[image] = match
     if not files:
@@ -115,7 +120,7 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
 
 
 def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) -> list[Row]:
-    """Load the generators and match the folders of finished images.
+    """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
     Raises:
         UserError: there is nothing to score, or a checkpoint, a folder or a name cannot be used.
@@ -158,25 +163,26 @@ def read_batches(images: Sequence[Path], rows: Sequence[Row], cfg: MetricsConfig
         finished = {row.name: load_square(row.files[path], cfg) for row in rows if row.files and path in row.files}
         return Sample(path, load_square(path, cfg), finished)
 
-    samples: Iterable[Sample] = map_in_threads(load, images, cfg.num_workers)
+    samples = map_in_threads(load, images, cfg.num_workers)
     while batch := list(islice(samples, cfg.batch_size)):
         yield batch
 
 
-def to_levels(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+def stack(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Stack (S, S, 3) uint8 images to (B, 3, S, S) on the device."""
     return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
 def score_batch(
-    batch: Sequence[Sample], rows: Sequence[Row], fid: FID | None, shown: Sequence[Path], device: torch.device
+    batch: Sequence[Sample], rows: Sequence[Row], fid: metrics.FID | None, shown: Sequence[Path], device: torch.device
 ) -> None:
     """Score a batch of readable true images in every row."""
-    true_levels = to_levels([sample.truth for sample in batch], device)  # (B, 3, S, S), uint8
+    true_levels = stack([sample.truth for sample in batch], device)  # (B, 3, S, S), uint8
     truth = true_levels.float() / 255
     l = rgb_to_lab(truth)[:, :1]  # (B, 1, S, S), in [0, 100]
-    truth_colorfulness = colorfulness(truth)
+    has_color = (true_levels != true_levels[:, :1]).flatten(1).any(dim=1)  # (B,)
+    truth_colorfulness = metrics.colorfulness(truth)
     if fid:
         fid.add_truth(true_levels)
     for row in rows:
@@ -186,33 +192,39 @@ def score_batch(
             levels = to_uint8(lab_to_rgb(fit_gamut(torch.cat([l, ab], dim=1))))  # (B, 3, S, S)
         elif row.files is not None:
             finished = [sample.finished.get(row.name, "no file of this name") for sample in batch]
-            row.missing |= {str(s.path): f for s, f in zip(batch, finished, strict=True) if isinstance(f, str)}
+            row.missing |= {str(batch[i].path): finished[i] for i in here if isinstance(finished[i], str)}
             here = [i for i in here if not isinstance(finished[i], str)]
             if not here:
                 continue
-            levels = to_levels([finished[i] for i in here], device)  # (b, 3, S, S)
+            levels = stack([finished[i] for i in here], device)  # (b, 3, S, S)
         else:
             levels = true_levels
         output, target = levels.float() / 255, truth[here]
-        color = colorfulness(output)
-        values = (psnr(output, target), ssim(output, target), ms_ssim(output, target))
-        for title, value in zip(DECIMALS, (*values, color, color - truth_colorfulness[here]), strict=True):
+        color = metrics.colorfulness(output)
+        values = (
+            metrics.psnr(output, target)[has_color[here]],
+            metrics.ssim(output, target),
+            metrics.ms_ssim(output, target),
+            color,
+        )
+        for title, value in zip(DECIMALS, (*values, color - truth_colorfulness[here]), strict=True):
             row.scores[title].append(value.cpu())
         if fid and row.name != GROUND_TRUTH:
             fid.add(row.name, levels)
-        row.shown |= {batch[i].path: levels[k].permute(1, 2, 0).cpu().numpy()
-                      for k, i in enumerate(here) if batch[i].path in shown}  # fmt: skip
+        for image, i in zip(levels, here, strict=True):
+            if batch[i].path in shown:
+                row.shown[batch[i].path] = image.permute(1, 2, 0).cpu().numpy()
 
 
-def make_table(rows: Sequence[Row], fid: FID | None) -> list[dict[str, object]]:
+def make_table(rows: Sequence[Row], fid: metrics.FID | None) -> list[dict[str, object]]:
     """Average each row's scores; a column that no row has is left out."""
     table = []
     for row in rows:
-        line: dict[str, object] = {"Model": row.name}
-        line |= {title: mean_score(torch.cat([torch.empty(0), *values])) for title, values in row.scores.items()}
+        scores = {title: torch.cat([torch.empty(0), *values]) for title, values in row.scores.items()}
+        line = {"Model": row.name, **{title: metrics.mean_score(values) for title, values in scores.items()}}
         if fid:
             line[fid.column] = fid.score(None if row.name == GROUND_TRUTH else row.name)
-        table.append({**line, "Images": sum(map(len, row.scores["PSNR"]))})
+        table.append({**line, "Images": len(scores["SSIM"])})
     undefined = {title for title in DECIMALS if all(math.isnan(line[title]) for line in table)}
     return [{title: value for title, value in line.items() if title not in undefined} for line in table]
 
@@ -228,36 +240,26 @@ def format_table(table: Sequence[dict[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in aligned)
 
 
-def describe_protocol(cfg: MetricsConfig, rows: Sequence[Row], count: int, column: str | None) -> list[str]:
-    """Say in words how the numbers came about."""
-    equal = {row.name: sum(int(values.isinf().sum()) for values in row.scores["PSNR"]) for row in rows}
-    return [
-        f"{count} images: the first {cfg.max_images} of {cfg.images_dir} in sorted order, less those skipped.",
-        f"{RESIZING[cfg.protocol].format(cfg.img_size)}, on both sides: area averaging (antialiased) to shrink, "
-        "bicubic to enlarge.",
-        "A generator sees the truth's own L at that size; its ab is joined with that very L. Colors outside sRGB are "
-        "moved toward gray at constant L and hue. All images are rounded to 8 bits before they are compared.",
-        "PSNR (three channels together), SSIM and MS-SSIM (Gaussian window, 11 x 11, sigma 1.5): torchmetrics, per "
-        "image, then averaged. An image equal to the truth has an infinite PSNR; a mean leaves such images out "
-        "unless there are no others"
-        + "".join(f"; {name}: {number} equal" for name, number in equal.items() if number)
-        + ".",
-        "Colorfulness: Hasler and Suesstrunk 2003, signed opponent channels, averaged over the images. Delta: a row's "
-        "mean less the mean of the truth on the same images.",
-        "A row whose images are not all there is scored on those that are; the last column says on how many.",
-        *([FRECHET[column]] if column else []),
-    ]
+def to_json(line: dict[str, object]) -> dict[str, object]:
+    """Turn a line of the table into JSON: keys such as "delta_colorfulness"; "inf" and null for no number."""
+    keys = [re.sub(r"\W+", "_", title).strip("_").lower() for title in line]
+    values = ["inf" if value == math.inf else None if value != value else value for value in line.values()]
+    return dict(zip(keys, values, strict=True))
 
 
 def write_report(
-    cfg: MetricsConfig, rows: Sequence[Row], fid: FID | None, count: int, skipped: dict[str, str]
+    cfg: MetricsConfig, rows: Sequence[Row], fid: metrics.FID | None, count: int, skipped: dict[str, str]
 ) -> None:
     """Write the four files, and print the table and what was left out."""
-    table = make_table(rows, fid)
-    protocol = describe_protocol(cfg, rows, count, fid and fid.column)
-    about = {
+    table, reference = make_table(rows, fid), rows[-1]
+    settings = plain_config(cfg)
+    settings |= {kind: {k: str(v) for k, v in settings[kind].items()} for kind in ("checkpoint", "results")}
+    gray = count - sum(map(len, reference.scores["PSNR"]))
+    protocol = PROTOCOL.strip().format(**settings, shape=SHAPES[cfg.protocol], count=count, gray=gray).splitlines()
+    protocol += [f"{fid.column}: {FRECHET[fid.column]}"] if fid else []
+    versions = {
         "commit": git_commit(),
-        "device": torch.cuda.get_device_name() if cfg.device.startswith("cuda") else cfg.device,
+        "device": torch.cuda.get_device_name(cfg.device) if cfg.device.startswith("cuda") else cfg.device,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "numpy", "scikit-image")},
         "opencv": cv2.__version__,
@@ -265,15 +267,13 @@ def write_report(
     problems = [f"{path}: {reason}" for path, reason in skipped.items()]
     problems += [f"{row.name}, {path}: {reason}" for row in rows for path, reason in row.missing.items()]
     if len(problems) > NAMED_PROBLEMS:
-        problems[NAMED_PROBLEMS:] = [f"... and {len(problems) - NAMED_PROBLEMS} more, see evaluation_metrics.json"]
+        problems[NAMED_PROBLEMS:] = [f"... and {len(problems) - NAMED_PROBLEMS} more, in evaluation_metrics.json"]
 
-    json_rows = [
-        {re.sub(r"\W+", "_", title).strip("_").lower(): to_json(value) for title, value in line.items()}
-        | {"source": row.source, "missing": row.missing}
-        for line, row in zip(table, rows, strict=True)
+    content: dict[str, object] = {"settings": settings, "protocol": protocol, "versions": versions}
+    content["rows"] = [
+        {**to_json(line), "source": row.source, "missing": row.missing} for line, row in zip(table, rows, strict=True)
     ]
-    settings = {"settings": plain_config(cfg), "protocol": protocol, "about": about}
-    write_json(cfg.output_dir / "evaluation_metrics.json", {**settings, "rows": json_rows, "skipped": skipped})
+    write_json(cfg.output_dir / "evaluation_metrics.json", {**content, "skipped": skipped})
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(table[0]))
@@ -281,29 +281,29 @@ def write_report(
     writer.writerows(table)
     write_text(cfg.output_dir / "evaluation_metrics.csv", text.getvalue())
 
-    titles = {row.name: row.name if row.predict_ab is None else generated_title(row.name) for row in rows}
-    ordered = [*rows[-2:], *rows[:-2]]  # Grayscale | Ground Truth | Generated ...
-    paths = sorted(rows[-1].shown)
-    columns = {titles[row.name]: [row.shown.get(path) for path in paths] for row in ordered}
-    save_comparison_figure(cfg.output_dir / "comparison.png", columns)
+    columns = {}
+    for row in (*rows[-2:], *rows[:-2]):  # Grayscale | Ground Truth | Generated ...
+        title = row.name if row.name in (GRAYSCALE, GROUND_TRUTH) else generated_title(row.name)
+        columns[title] = [row.shown.get(path) for path in sorted(reference.shown)]
+    if reference.shown:  # unless none of the chosen images can be read
+        save_comparison_figure(cfg.output_dir / "comparison.png", columns)
 
     sections = {
         "Protocol": protocol,
-        "Sources": [f"{row.name}: " + ", ".join(f"{k} {v}" for k, v in row.source.items()) for row in rows],
-        "Versions": [f"{name} {value}" for name, value in about.items()],
+        "Sources": [f"{row.name}: {', '.join(f'{k} {v}' for k, v in row.source.items() if v)}" for row in rows],
+        "Versions": [f"{name} {value}" for name, value in versions.items()],
         "Skipped or missing": problems,
     }
-    report = ["# Colorization metrics", format_table(table), "![Comparison](comparison.png)"]
-    report += [
+    parts = ["# Colorization metrics", format_table(table), "![Comparison](comparison.png)"]
+    parts += [
         f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items() if lines
     ]
-    write_text(cfg.output_dir / "report.md", "\n\n".join(report) + "\n")
+    write_text(cfg.output_dir / "report.md", "\n\n".join(parts) + "\n")
 
     say(format_table(table))
     if problems:
-        say(
-            "\n".join([f"{len(skipped)} images skipped, {sum(len(row.missing) for row in rows)} missing:", *problems])
-        )
+        say(f"{len(skipped)} images skipped, {sum(len(row.missing) for row in rows)} missing:")
+        say("\n".join(problems))
     say(f"report: {cfg.output_dir / 'report.md'}, figure: {cfg.output_dir / 'comparison.png'}")
 
 
@@ -314,16 +314,15 @@ def evaluate(cfg: MetricsConfig) -> None:
     device = set_up_device(cfg.device)
     images = list_images(cfg.images_dir)[: cfg.max_images]
     rows = open_rows(cfg, images, device)
-    fid = load_fid(cfg.inception_weights, device)
-    if cfg.img_size < MS_SSIM_MIN_SIZE:
-        say(f"no MS-SSIM: it needs --img-size {MS_SSIM_MIN_SIZE} or more")
+    fid = metrics.load_fid(cfg.inception_weights, device)
+    if cfg.img_size < metrics.MS_SSIM_MIN_SIZE:
+        say(f"no MS-SSIM: it needs --img-size {metrics.MS_SSIM_MIN_SIZE} or more")
     shown = choose_fixed_images(images, FIGURE_IMAGES)
     skipped: dict[str, str] = {}
     with tqdm(total=len(images), desc="scoring", unit="image") as progress:
         for batch in read_batches(images, rows, cfg):
             skipped |= {str(sample.path): sample.truth for sample in batch if isinstance(sample.truth, str)}
-            readable = [sample for sample in batch if not isinstance(sample.truth, str)]
-            if readable:
+            if readable := [sample for sample in batch if not isinstance(sample.truth, str)]:
                 score_batch(readable, rows, fid, shown, device)
             progress.update(len(batch))
     if len(skipped) == len(images):

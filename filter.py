@@ -71,8 +71,7 @@ def read_objects(annotations: Path, categories: tuple[str, ...]) -> dict[str, li
             if not categories or names[category] in categories:
                 shares[file_name].append(area / image_area)
     except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        what = f"{type(error).__name__} {error}"
-        raise UserError(f"{annotations}: not COCO instance annotations ({what}); {mend}") from None
+        raise UserError(f"{annotations}: not COCO instance annotations ({error!r}); {mend}") from None
     for category in categories:
         if category not in names.values():
             near = difflib.get_close_matches(category, names.values(), n=3, cutoff=0.5) or sorted(names.values())
@@ -145,10 +144,9 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
         source = folder.resolve()
         if output_dir == source or source in output_dir.parents or output_dir in source.parents:
             raise UserError(f"--output-dir {output_dir}: overlaps the images' folder {source}; choose another")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output-dir {output_dir}: is a file; choose another")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / FILTER_REPORT).is_file():
-        raise UserError(f"--output-dir {output_dir}: is not empty and holds no {FILTER_REPORT}; choose another")
+    is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
+    if not is_free and not (output_dir / FILTER_REPORT).is_file():
+        raise UserError(f"--output-dir {output_dir}: is there already and holds no {FILTER_REPORT}; choose another")
 
 
 def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
@@ -170,13 +168,9 @@ def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) 
         if output_dir.exists():
             output_dir.rename(stale)
         fresh.rename(output_dir)
-    except BaseException:
-        if stale.exists() and not output_dir.exists():
-            stale.rename(output_dir)
-        raise
     finally:
-        for leftover in (fresh, stale):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(stale, ignore_errors=True)
 
 
 def filter_images(cfg: FilterConfig) -> None:
@@ -202,8 +196,7 @@ def filter_images(cfg: FilterConfig) -> None:
     verdicts = judge_images(images, objects, cfg)
     rejected = {path.name: verdict for path, verdict in zip(images, verdicts, strict=True) if verdict.reasons}
     kept = [path for path in images if path.name not in rejected]
-    reasons = Counter(reason for verdict in rejected.values() for reason in verdict.reasons)
-    counts = dict(reasons.most_common())
+    counts = dict(Counter(reason for verdict in rejected.values() for reason in verdict.reasons).most_common())
     if not kept:
         raise UserError(f"{source}: none of {len(images)} images passes ({counts}); loosen a threshold")
     report = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -26,8 +26,18 @@ from tqdm import tqdm
 
 from config import FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
 from utils.checkpoint import find_stage_checkpoints, load_generator
-from utils.images import IMAGE_EXTENSIONS, MAX_ASPECT, ImageError, Picture
-from utils.images import list_images, pixel_count, read_picture, resize, write_png
+from utils.images import (
+    IMAGE_EXTENSIONS,
+    MAX_ASPECT,
+    ImageError,
+    Picture,
+    list_images,
+    name_outputs,
+    pixel_count,
+    read_picture,
+    resize,
+    write_png,
+)
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab
 from utils.run import UserError, run_script, say, set_up_device
 
@@ -81,7 +91,7 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     Args:
         picture: the input, (H, W).
         ab: (2, h, w), in [-1, 1]; enlarged bilinearly.
-        strip_pixels: pixels merged at a time, which bounds the memory; the result does not depend on it.
+        strip_pixels: pixels merged at a time, which bounds the memory; it moves the result by float rounding alone.
 
     Returns:
         A picture of the input's size, bit depth and alpha.
@@ -144,25 +154,12 @@ def comparison(picture: Picture, colored: Picture) -> np.ndarray:
     scale = min(1.0, PANEL_SIDE / max(height, width))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
-    gray = _to_pixels(_to_lab(truth) * torch.tensor([1.0, 0.0, 0.0])[:, None, None], truth.dtype)
+    lab = _to_lab(truth)
+    lab[1:] = 0
+    gray = _to_pixels(lab, truth.dtype)[:, :, 1:2].repeat(3, axis=2)
     gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
     row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])
     return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)
-
-
-def name_outputs(images: Sequence[Path]) -> list[Path]:
-    """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
-
-    The names follow from the listing alone, so that every run gives the same. They differ by more than letter case.
-    """
-    long: set[Path] = set()
-    while True:
-        names = [p.with_name(f"{p.stem}_{p.suffix[1:]}.png" if p in long else f"{p.stem}.png") for p in images]
-        count = Counter(str(name).casefold() for name in names)
-        clashing = {p for p, name in zip(images, names, strict=True) if count[str(name).casefold()] > 1}
-        if clashing <= long:
-            return names
-        long |= clashing
 
 
 def plan(cfg: InferConfig) -> dict[Path, Path]:
@@ -188,9 +185,10 @@ def plan(cfg: InferConfig) -> dict[Path, Path]:
         root = Path(os.path.commonpath([path.parent for path in images]))
     names = name_outputs([path.relative_to(root) for path in images])
     inputs = {identity: path for path in images if (identity := _identity(path))}
-    for target in chain.from_iterable((output_dir / name, output_dir / COMPARE / name) for name in names):
-        if (identity := _identity(target)) in inputs:
-            raise UserError(f"{inputs[identity]}: would be overwritten; {mend}")
+    for folder in [output_dir, output_dir / COMPARE][: 1 + cfg.compare]:
+        for name in names:
+            if (identity := _identity(folder / name)) in inputs:
+                raise UserError(f"{inputs[identity]}: would be overwritten; {mend}")
     if cfg.compare and any(name.parts[0].casefold() == COMPARE for name in names):
         raise UserError(f"{root / COMPARE}: its outputs would mix with the panels; rename it or leave --compare out")
     return dict(zip(images, names, strict=True))
@@ -244,7 +242,8 @@ def infer(cfg: InferConfig) -> None:
     outputs = plan(cfg)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = load_generator(checkpoint, device)
-    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']})")
+    vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
+    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg})")
     broken: dict[Path, ImageError] = {}
 
     def read(path: Path) -> tuple[Path, Picture, Tensor] | None:
@@ -264,15 +263,21 @@ def infer(cfg: InferConfig) -> None:
     started = time.perf_counter()
     reading: Iterable[tuple[Path, Picture, Tensor] | None] = ()
     writing: list[Future[None]] = []
-    with ThreadPoolExecutor(cfg.num_workers) as pool, tqdm(total=len(outputs), unit="image") as progress:
+    with (
+        # Workers compute on one core each: teams of threads for every small step would cost more than they gain.
+        ThreadPoolExecutor(cfg.num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        tqdm(total=len(outputs), unit="image", disable=len(outputs) == 1) as progress,
+    ):
         try:
             for window in chain(_windows(outputs, 4 * cfg.batch_size), [()]):  # a last turn colors the last window
-                current, reading = reading, pool.map(read, window)  # starts to read while the current one is colored
-                loaded = [image for image in current if image]
+                found, reading = list(reading), pool.map(read, window)  # read while `found` is colored
+                loaded = [image for image in found if image]
+                progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
                 for batch in _batches([lightness for _, _, lightness in loaded], cfg.batch_size):
                     predicted = predict_ab(generator, [loaded[i][2] for i in batch], device)
-                    writing += [pool.submit(write, *loaded[i][:2], ab) for i, ab in zip(batch, predicted, strict=True)]
+                    for i, ab in zip(batch, predicted, strict=True):
+                        writing.append(pool.submit(write, *loaded[i][:2], ab))
                     progress.update(len(batch))
                 for future in earlier:
                     future.result()

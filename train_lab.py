@@ -50,7 +50,7 @@ def train(cfg: TrainConfig) -> Path:
     run.say_config(cfg, device, dtype)
     folder = cfg.output_dir
     if not cfg.resume and run.is_main():
-        checkpoint.start_anew(folder, "epoch_[0-9]*")
+        checkpoint.start_anew(folder, folder, "epoch_[0-9]*")
 
     # Data
     data = open_training_data(cfg, cfg.images_dir)
@@ -68,9 +68,7 @@ def train(cfg: TrainConfig) -> Path:
         generator, discriminator, earlier = checkpoint.load_stage(cfg.init_checkpoint, device, "train_lab.py")
         checkpoint.say_hand_off(cfg.init_checkpoint, earlier, cfg)
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
-    run.say(
-        f"G {count_parameters(generator) / 1e6:.1f} M, D {count_parameters(discriminator) / 1e6:.1f} M parameters"
-    )
+    run.say(f"parameters: G {count_parameters(generator):,}, D {count_parameters(discriminator):,}")
 
     # Optimizers, and everything else that goes on where an earlier run stopped
     optimizer_g = make_adam(generator, cfg.learning_rate)
@@ -147,14 +145,7 @@ def train(cfg: TrainConfig) -> Path:
             is_last = position.step == total_steps
             if run.is_main():
                 scores = validate(ema, data.val_loader, device, dtype)
-                log.epoch(
-                    {
-                        "epoch": position.epoch,
-                        "step": position.step,
-                        **means,
-                        **{f"val_{k}": v for k, v in scores.items()},
-                    }
-                )
+                log.epoch(position.epoch, position.step, means, scores)
                 if position.epoch % cfg.sample_every == 0 or is_last:
                     with torch.inference_mode():
                         grid = fixed_l, fixed_ab, ema(fixed_l)

@@ -28,6 +28,7 @@ _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
     "Finetune": (config.FINETUNE_CHECKPOINTS, r"G_finetune_epoch_(\d+)\.pt"),
     "Finetune+VGG": (config.FINETUNE_CHECKPOINTS, r"G_ft_fromE(\d+)_vgg_epoch_(\d+)\.pt"),
 }
+_PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint"}
 _MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}
 
 
@@ -170,7 +171,7 @@ def say_hand_off(path: Path, info: Mapping[str, object], cfg: object) -> None:
     run.say(f"inherits architecture: {info['architecture']}")
     earlier = info["config"]
     for name, value in plain_config(cfg).items():
-        if name in earlier and earlier[name] != value and name not in _MAY_CHANGE:
+        if name in earlier and earlier[name] != value and name not in _MAY_CHANGE | _PATHS:
             run.say(f"overrides {name}: {earlier[name]} -> {value}")
 
 
@@ -201,16 +202,18 @@ def save_last(folder: Path, stage: str, cfg: object, data: str, position: Positi
     save(folder / "last.pt", entries)
 
 
-def start_anew(folder: Path, pattern: str) -> None:
-    """Remove what an earlier run wrote: last.pt, best.pt, log.jsonl, and the networks whose names match `pattern`.
+def start_anew(folder: Path, networks_dir: Path, pattern: str) -> None:
+    """Remove what an earlier run wrote.
 
     Args:
-        folder: of the run.
-        pattern: of the epoch files without their "G_" or "D_", as for glob.
+        folder: holds last.pt, best.pt and log.jsonl.
+        networks_dir: holds G_*.pt and D_*.pt.
+        pattern: of the names of the latter without "G_" and ".pt", as for glob.
     """
-    for name in ("last.pt", "best.pt", "log.jsonl", f"G_{pattern}.pt", f"D_{pattern}.pt"):
-        for path in folder.glob(name):
-            path.unlink()
+    own = [folder / name for name in ("last.pt", "best.pt", "log.jsonl")]
+    networks = [path for letter in "GD" for path in networks_dir.glob(f"{letter}_{pattern}.pt")]
+    for path in own + networks:
+        path.unlink(missing_ok=True)
 
 
 def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Position:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -79,6 +80,22 @@ def list_images(source: Path, recursive: bool = False) -> list[Path]:
     return images
 
 
+def name_outputs(images: Sequence[Path]) -> list[Path]:
+    """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
+
+    The names follow from the listing alone, so that every run gives the same. Names that differ in letter case alone
+    count as equal, as they do on macOS and Windows.
+    """
+    long: set[Path] = set()
+    while True:
+        names = [p.with_name(f"{p.stem}_{p.suffix[1:]}.png" if p in long else f"{p.stem}.png") for p in images]
+        count = Counter(str(name).casefold() for name in names)
+        clashing = {p for p, name in zip(images, names, strict=True) if count[str(name).casefold()] > 1}
+        if clashing <= long:
+            return names
+        long |= clashing
+
+
 def read_picture(path: Path) -> Picture:
     """Decode an image: 8 or 16 bit, gray, RGB, alpha, palette or CMYK, turned upright by its EXIF orientation.
 
@@ -101,7 +118,7 @@ def read_picture(path: Path) -> Picture:
     except ImageError:
         raise
     except Exception as error:  # decoders meet broken files with errors of every type
-        raise ImageError(str(error) or type(error).__name__) from error
+        raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
     if pixels.ndim == 2:
         return Picture(np.repeat(pixels[:, :, None], 3, axis=2), None)
     alpha = np.ascontiguousarray(pixels[:, :, 3]) if pixels.shape[2] == 4 else None

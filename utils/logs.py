@@ -85,15 +85,15 @@ class RunLog:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
-    def epoch(self, values: Mapping[str, float]) -> None:
-        """Write an epoch's line and print it; `values` holds "epoch" and "step" among others."""
+    def epoch(self, epoch: int, step: int, means: Mapping[str, float], scores: Mapping[str, float]) -> None:
+        """Write an epoch's line, its training means and its validation scores ("val_..."), and print it."""
+        values = {**means, **{f"val_{name}": score for name, score in scores.items()}}
         if self.board:
-            self.lines.append(json.dumps(values))
+            self.lines.append(json.dumps({"epoch": epoch, "step": step, **values}))
             write_text(self.path, "\n".join(self.lines) + "\n")
-            self.scalars(int(values["step"]), {k: v for k, v in values.items() if k not in ("epoch", "step")})
+            self.scalars(step, values)
             self.board.flush()
-        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        run.say("  ".join(shown))
+        run.say(f"epoch {epoch}  step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def close(self) -> None:
         """Close TensorBoard's file."""

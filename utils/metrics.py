@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import math
-import pickle
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -28,7 +27,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from utils.lab import decode_lab, denormalize_ab, network_to_rgb, to_uint8
 from utils.run import UserError, autocast, say
 
-MS_SSIM_MIN_SIZE = 161  # an 11-pixel window at five scales: the side over 2**4 must exceed 10
+MS_SSIM_MIN_SIZE = 176  # the window of 11 pixels must fit in the fifth scale
 _SSIM = {"sigma": 1.5, "kernel_size": 11, "data_range": 1.0, "reduction": "none"}
 FID_COLUMN = "FID"
 STAND_IN_COLUMN = "FD (random stand-in)"
@@ -83,15 +82,7 @@ def colorfulness(images: Tensor) -> Tensor:
 
 
 def ab_l1(fake_ab: Tensor, real_ab: Tensor) -> Tensor:
-    """Mean absolute difference of ab in CIELAB units.
-
-    Args:
-        fake_ab: (B, 2, H, W), in [-1, 1], as the networks see it.
-        real_ab: likewise.
-
-    Returns:
-        (B,), float32.
-    """
+    """Mean absolute difference, in CIELAB units, of ab as the networks see it: (B, 2, H, W) in [-1, 1]."""
     return denormalize_ab(fake_ab.float() - real_ab.float()).abs().mean(dim=(1, 2, 3))
 
 
@@ -118,11 +109,11 @@ def validate(
         dtype: mixed-precision type for the generator, or None.
 
     Returns:
-        Means over the images whose truth has color, on colors rounded to 8 bits: "psnr" and "psnr_gray" (of ab = 0) in dB, "l1_ab" in
-        CIELAB units, "colorfulness" and "colorfulness_truth".
+        Means over the images whose truth has color, on colors rounded to 8 bits: "psnr" and "psnr_gray" (of ab = 0)
+        in dB, "l1_ab" in CIELAB units, "colorfulness" and "colorfulness_truth". NaN where there is no such image.
     """
     names = ("psnr", "psnr_gray", "l1_ab", "colorfulness", "colorfulness_truth")
-    scores: dict[str, list[Tensor]] = {name: [] for name in names}
+    scores = torch.empty(0, len(names))
     was_training = generator.training
     generator.eval()
     try:
@@ -130,26 +121,25 @@ def validate(
             l, real_ab = decode_lab(stored_l.to(device, non_blocking=True), stored_ab.to(device, non_blocking=True))
             with autocast(device, dtype):
                 fake_ab = generator(l)
-            truth, gray, fake = (
-                to_uint8(network_to_rgb(l, ab)).float() / 255 for ab in (real_ab, torch.zeros_like(real_ab), fake_ab)
+            fake, gray, truth = (
+                to_uint8(network_to_rgb(l, ab)).float() / 255 for ab in (fake_ab, torch.zeros_like(real_ab), real_ab)
             )
-            values = (psnr(fake, truth), psnr(gray, truth), ab_l1(fake_ab, real_ab))
-            for name, value in zip(names, (*values, colorfulness(fake), colorfulness(truth)), strict=True):
-                scores[name].append(value.cpu())
+            quality = (psnr(fake, truth), psnr(gray, truth), ab_l1(fake_ab, real_ab))
+            batch = torch.stack([*quality, colorfulness(fake), colorfulness(truth)], dim=1)  # (B, 5)
+            scores = torch.cat([scores, batch.cpu()])
     finally:
         generator.train(was_training)
-    merged = {name: torch.cat(value) for name, value in scores.items()}
-    has_color = merged["psnr_gray"].isfinite()  # a gray truth equals its grayscale: it says nothing of color
-    return {name: value[has_color].double().mean().item() for name, value in merged.items()}
+    scores = scores[scores[:, 1].isfinite()]  # a gray truth equals its grayscale: it says nothing of color
+    return {name: mean_score(column) for name, column in zip(names, scores.unbind(1), strict=True)}
 
 
 class RandomFeatures(nn.Module):
-    """A stand-in for Inception: channel means of four convolutions with fixed random weights.
+    """A stand-in for Inception: channel means of three convolutions with fixed random weights.
 
     Distances between its features say nothing about how an image looks; they show that the code runs.
     """
 
-    widths = (3, 32, 64, 128, 256)
+    widths = (3, 32, 64, 128)
     num_features = sum(widths[1:])
 
     def __init__(self) -> None:
@@ -169,20 +159,21 @@ class RandomFeatures(nn.Module):
 
 
 class FID:
-    """Frechet distances (Heusel et al. 2017, arXiv 1706.08500) of several sets of images to one truth.
+    """Frechet distances (Heusel et al. 2017, arXiv:1706.08500) of several sets of images to one truth.
 
-    `column` is the name under which the numbers may be shown. The features of the truth are computed once.
+    `network` maps uint8 RGB (B, 3, H, W) to (B, network.num_features), once for each image of the truth and of a
+    set. `column` is the name under which the numbers may be shown.
     """
 
     def __init__(self, network: nn.Module, column: str, device: torch.device) -> None:
         self.column = column
         self._device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
-        self._network = network
+        self.network = network
         self._truth = self._metric()
         self._sets: dict[str, FrechetInceptionDistance] = {}
 
     def _metric(self) -> FrechetInceptionDistance:
-        return FrechetInceptionDistance(feature=self._network).to(self._device)
+        return FrechetInceptionDistance(feature=self.network).to(self._device)
 
     @torch.inference_mode()
     def add_truth(self, images: Tensor) -> None:
@@ -199,10 +190,7 @@ class FID:
             self._sets[name].update(images.to(self._device), real=False)
 
     def score(self, name: str | None) -> float:
-        """Give the distance of the set `name` to the truth, or of the truth to itself for None.
-
-        NaN where either side has fewer than two images, which have no covariance.
-        """
+        """Give the distance to the truth of a set, or of the truth itself for None; NaN below two images."""
         metric, side = (self._truth, "fake") if name is None else (self._sets.get(name), "real")
         if metric is None:
             return math.nan
@@ -238,11 +226,10 @@ def load_fid(weights: str, device: torch.device) -> FID | None:
 def _download_inception() -> Path | None:
     """Fetch torch-fidelity's weights to where torch-fidelity keeps them, or say in one line why not."""
     path = Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rpartition("/")[2])
-    sha256_prefix = path.stem.rpartition("-")[2]
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=sha256_prefix)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=path.stem.rpartition("-")[2])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         say(f"no FID: Inception weights cannot be downloaded ({error}); --inception-weights FILE names a copy")
         return None
@@ -251,13 +238,13 @@ def _download_inception() -> Path | None:
 
 def _load_inception(path: Path) -> nn.Module:
     """Open torch-fidelity's Inception with 2048 features."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of Inception weights")
     try:
-        # torch-fidelity unpickles the file without restrictions; a file that passes here holds only tensors.
+        # torch-fidelity unpickles the file without restrictions; one that passes here holds only tensors.
         torch.load(path, map_location="cpu", weights_only=True)
         network = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(path)).inception
-    except OSError as error:
-        raise UserError(f"{path}: Inception weights cannot be read ({error.strerror or error})") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, KeyError, AttributeError, ValueError):
-        raise UserError(f"{path}: these are not torch-fidelity's Inception weights") from None
+    except Exception as error:  # a foreign file can fail to load in any way
+        raise UserError(f"{path}: not torch-fidelity's Inception weights ({type(error).__name__})") from None
     network.num_features = 2048
     return network

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+import calculate_metrics
+from models_lab import GeneratorUNet
+from utils import checkpoint
+from utils.images import list_images, read_rgb, resize, write_png
+
+WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
+
+
+def save_generator(path: Path, vgg: str | None = None) -> Path:
+    """A random generator whose colors can be seen."""
+    torch.manual_seed(0)
+    generator = GeneratorUNet(width=4, depth=3)
+    torch.nn.init.normal_(generator.head.conv.weight, 0, 2)
+    info = {"stage": "Subset", "epoch": 2, "step": 7, "config": {}, "metrics": {}, "vgg": vgg}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_network(path, generator, info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(sample_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four crops of photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in list_images(sample_coco / "test2017")[:4]:
+        shutil.copy(path, folder / path.name)
+    return folder
+
+
+def run(folder: Path, *arguments: object) -> tuple[int, Path]:
+    output = folder / "evaluation"
+    fixed = ("--output-dir", output, "--inception-weights", "none", "--device", "cpu", "--num-workers", 2)
+    return calculate_metrics.main([str(argument) for argument in (*fixed, *arguments)]), output
+
+
+def read_rows(output: Path) -> dict[str, dict]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads((output / "evaluation_metrics.json").read_text(), parse_constant=refuse)
+    return {row["model"]: row for row in content["rows"]}
+
+
+def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = (
+        "Subset",
+        save_generator(tmp_path / "a.pt"),
+        "Finetune+VGG",
+        save_generator(tmp_path / "b.pt", "stand-in"),
+    )
+    code, output = run(
+        tmp_path, "--images-dir", photos, "--checkpoint", *names, "--results", "Copy", photos,
+        "--inception-weights", "stand-in", "--img-size", 176, "--batch-size", 3,
+    )  # fmt: skip
+    assert code == 0
+    assert {path.name for path in output.iterdir()} == WRITTEN
+    rows = read_rows(output)
+    assert list(rows) == ["Subset", "Finetune+VGG (stand-in VGG)", "Copy", "Grayscale", "Ground Truth"]
+
+    truth = rows["Ground Truth"]
+    assert (truth["psnr"], truth["delta_colorfulness"], truth["images"]) == ("inf", 0, 4)
+    assert truth["ssim"] == pytest.approx(1, abs=1e-5) and truth["ms_ssim"] == pytest.approx(1, abs=1e-5)
+    assert truth["fd_random_stand_in"] == pytest.approx(0, abs=1e-4)
+    same = {key: value for key, value in truth.items() if isinstance(value, float)}
+    assert {key: rows["Copy"][key] for key in same} == pytest.approx(same, abs=1e-4)
+    assert rows["Copy"]["psnr"] == "inf"
+    assert rows["Grayscale"]["colorfulness"] < 0.5
+    assert rows["Grayscale"]["delta_colorfulness"] == pytest.approx(
+        rows["Grayscale"]["colorfulness"] - truth["colorfulness"], abs=1e-4
+    )
+    assert 5 < rows["Subset"]["psnr"] < 50 and rows["Subset"]["fd_random_stand_in"] > 0
+    assert rows["Subset"]["source"]["epoch"] == 2
+
+    with open(output / "evaluation_metrics.csv", newline="") as file:
+        table = {line["Model"]: line for line in csv.DictReader(file)}
+    assert list(table) == list(rows)
+    assert float(table["Subset"]["PSNR"]) == rows["Subset"]["psnr"]
+    assert math.isinf(float(table["Ground Truth"]["PSNR"]))
+
+    report, screen = (output / "report.md").read_text(), capsys.readouterr().out
+    for text in (report, screen):
+        assert "| Ground Truth" in text and " inf |" in text and "| FD (random stand-in) |" in text
+        assert "| FID" not in text and "(stand-in VGG)" in text
+    assert "![Comparison](comparison.png)" in report and f"torch {torch.__version__.split('+')[0]}" in report
+    assert "FID" not in (output / "evaluation_metrics.csv").read_text()
+    figure = cv2.imread(str(output / "comparison.png"))
+    assert figure.shape[1] / 5 == pytest.approx(figure.shape[0] / 4, rel=0.1), "five columns, four rows"
+
+
+@pytest.mark.parametrize("protocol", ["squash", "center-crop"])
+def test_main_scores_the_same_pixels_as_skimage(photos: Path, tmp_path: Path, protocol: str) -> None:
+    code, output = run(
+        tmp_path, "--images-dir", photos, "--results", "Dark", darker(photos, tmp_path / "dark"),
+        "--img-size", 64, "--protocol", protocol,
+    )  # fmt: skip
+    assert code == 0
+    expected = []
+    for path in list_images(photos):
+        true, image = read_rgb(path), read_rgb(tmp_path / "dark" / path.with_suffix(".png").name)
+        if protocol == "center-crop":
+            side, (height, width) = min(true.shape[:2]), true.shape[:2]
+            top, left = (height - side) // 2, (width - side) // 2
+            true, image = (array[top : top + side, left : left + side] for array in (true, image))
+        true, image = (cv2.resize(array, (64, 64), interpolation=cv2.INTER_AREA) for array in (true, image))
+        expected.append(peak_signal_noise_ratio(true, image))
+    row = read_rows(output)["Dark"]
+    assert row["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert "ms_ssim" not in row and "MS-SSIM |" not in (output / "report.md").read_text()
+
+
+def darker(photos: Path, folder: Path) -> Path:
+    """Finished images under the same stems with another suffix."""
+    for path in list_images(photos):
+        write_png(folder / path.with_suffix(".png").name, read_rgb(path) // 2)
+    return folder
+
+
+def test_main_keeps_the_lightness_of_the_truth(photos: Path, tmp_path: Path) -> None:
+    # A gray truth has ab = 0: the grayscale row gives it back, and PSNR leaves it out in every row.
+    folder = tmp_path / "gray"
+    for path in list_images(photos):
+        gray = cv2.cvtColor(resize(read_rgb(path), 64, 64), cv2.COLOR_RGB2GRAY)
+        write_png(folder / path.with_suffix(".png").name, np.repeat(gray[:, :, None], 3, axis=2))
+    code, output = run(
+        tmp_path,
+        "--images-dir",
+        folder,
+        "--checkpoint",
+        "Random",
+        save_generator(tmp_path / "a.pt"),
+        "--img-size",
+        64,
+    )
+    rows = read_rows(output)
+    assert code == 0 and "psnr" not in rows["Grayscale"]
+    assert rows["Grayscale"]["ssim"] == pytest.approx(1, abs=1e-5)
+    assert rows["Random"]["colorfulness"] > 1 and rows["Random"]["ssim"] < 0.999
+    assert "4 images, 4 of them gray" in (output / "report.md").read_text()
+
+
+def test_main_names_missing_and_broken_images(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truths, finished = tmp_path / "truths", tmp_path / "finished"
+    shutil.copytree(photos, truths)
+    shutil.copytree(photos, finished)
+    names = [path.name for path in list_images(photos)]
+    (truths / "broken.jpg").write_bytes((truths / names[0]).read_bytes()[:500])
+    (finished / names[0]).unlink()
+    (finished / names[1]).write_bytes(b"no image")
+    code, output = run(tmp_path, "--images-dir", truths, "--results", "Model", finished, "--img-size", 32)
+    assert code == 0
+    rows, content = read_rows(output), json.loads((output / "evaluation_metrics.json").read_text())
+    assert rows["Model"]["images"] == 2 and rows["Ground Truth"]["images"] == 4
+    assert rows["Model"]["psnr"] == "inf" and rows["Model"]["delta_colorfulness"] == 0
+    assert [Path(path).name for path in rows["Model"]["missing"]] == names[:2]
+    assert [Path(path).name for path in content["skipped"]] == ["broken.jpg"]
+    screen = capsys.readouterr().out
+    for text in (screen, (output / "report.md").read_text()):
+        assert "broken.jpg: " in text and f"{names[0]}: no file of this name" in text and f"{names[1]}: not" in text
+    assert "1 images skipped, 2 missing" in screen
+
+
+def test_main_takes_the_newest_checkpoint_of_each_stage(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("G_epoch_005.pt", "G_epoch_010.pt"):
+        save_generator(tmp_path / "checkpoints_subset" / name)
+    save_generator(tmp_path / "checkpoints_finetune" / "G_ft_fromE4_vgg_epoch_01.pt")
+    code, output = run(tmp_path, "--images-dir", photos, "--img-size", 32, "--max-images", 2)
+    rows = read_rows(output)
+    assert code == 0 and list(rows) == ["Subset", "Finetune+VGG", "Grayscale", "Ground Truth"]
+    assert rows["Subset"]["source"]["checkpoint"].endswith("G_epoch_010.pt")
+    assert rows["Subset"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "run python train_lab.py first"),
+        (("--results", "Ground Truth", "{photos}"), "Ground Truth: 2 rows of this name"),
+        (("--results", "Empty", "{empty}"), "no images there"),
+        (("--results", "Other", "{other}"), "no image there has the name of one of"),
+        (("--checkpoint", "Gone", "{empty}/gone.pt"), "gone.pt"),
+        (("--results", "Copy", "{photos}", "--img-size", "8"), "--img-size at least 16"),
+        (("--results", "Copy", "{photos}", "--inception-weights", "{empty}/gone.pth"), "gone.pth: no such file"),
+    ],
+)
+def test_main_refuses_what_it_cannot_score(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    places = {"photos": photos, "empty": tmp_path / "empty", "other": tmp_path / "other"}
+    places["empty"].mkdir()
+    write_png(places["other"] / "other.png", np.zeros((32, 32, 3), np.uint8))
+    code, output = run(tmp_path, "--images-dir", photos, *(argument.format(**places) for argument in arguments))
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_main_refuses_a_folder_of_broken_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no image")
+    code, output = run(tmp_path, "--images-dir", folder, "--results", "Copy", folder)
+    assert code == 2 and "none of its 1 images can be read" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_match_files_by_name_and_stem(tmp_path: Path) -> None:
+    truth, done = tmp_path / "truth", tmp_path / "done"
+    names = {
+        truth: ("a.jpg", "a.png", "b.jpg", "c.jpg", "d.jpg"),
+        done: ("a_jpg.png", "a.png", "b.webp", "c.jpg.png"),
+    }
+    for folder in (truth, done):
+        folder.mkdir()
+        for name in names[folder]:
+            (folder / name).touch()
+    files = calculate_metrics.match_files("Done", done, list_images(truth), truth)
+    expected = {"a.jpg": "a_jpg.png", "a.png": "a.png", "b.jpg": "b.webp", "c.jpg": "c.jpg.png"}
+    assert {image.name: match.name for image, match in files.items()} == expected
+
+
+def test_match_files_never_gives_one_image_to_two_truths(tmp_path: Path) -> None:
+    for path in (tmp_path / "truth" / "a.jpg", tmp_path / "truth" / "a.png", tmp_path / "done" / "a.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    truth = tmp_path / "truth"
+    files = calculate_metrics.match_files("Done", tmp_path / "done", list_images(truth), truth)
+    assert [image.name for image in files] == ["a.png"]

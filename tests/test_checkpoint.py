@@ -1,0 +1,155 @@
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import FinetuneConfig, TrainConfig
+from models_lab import GeneratorUNet, PatchDiscriminator
+from utils import checkpoint
+from utils.checkpoint import Position
+from utils.files import open_atomically
+from utils.run import UserError
+
+CPU = torch.device("cpu")
+
+
+def save_pair(folder: Path, name: str = "epoch_001") -> Path:
+    info = checkpoint.describe("subset", Position(epoch=1, step=10), TrainConfig(), {"psnr": 20.0})
+    return checkpoint.save_epoch(folder, name, GeneratorUNet(16, 3), PatchDiscriminator(8), info)
+
+
+def test_generator_file_is_plain_and_complete(tmp_path):
+    path = save_pair(tmp_path)
+    entries = torch.load(path, weights_only=True)
+    assert entries["architecture"] == {"width": 16, "depth": 3, "norm": "batch", "upsample": "pixelshuffle"}
+    assert (entries["stage"], entries["epoch"], entries["step"]) == ("subset", 1, 10)
+    assert entries["config"]["learning_rate"] == 2e-4 and entries["metrics"] == {"psnr": 20.0}
+    assert entries["commit"] and all(isinstance(value, torch.Tensor) for value in entries["weights"].values())
+
+
+def test_load_generator_gives_the_same_network_in_eval_mode(tmp_path):
+    torch.manual_seed(0)
+    generator = GeneratorUNet(16, 3).eval()
+    info = checkpoint.describe("subset", Position(), TrainConfig(), {})
+    checkpoint.save_network(tmp_path / "G_x.pt", generator, info)
+    loaded, found = checkpoint.load_generator(tmp_path / "G_x.pt", CPU)
+    l = torch.rand(1, 1, 24, 24)
+    assert not loaded.training and found["stage"] == "subset" and found["vgg"] is None
+    assert torch.allclose(loaded(l), generator(l), atol=1e-6)
+
+
+def test_load_generator_takes_half_precision_weights(tmp_path):
+    path = save_pair(tmp_path)
+    entries = torch.load(path, weights_only=True)
+    floats = {name: v.half() if v.is_floating_point() else v for name, v in entries["weights"].items()}
+    torch.save({**entries, "weights": floats}, path)
+    loaded, _ = checkpoint.load_generator(path, CPU)
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+
+
+def test_load_stage_takes_over_both_networks(tmp_path):
+    path = save_pair(tmp_path)
+    generator, discriminator, info = checkpoint.load_stage(path, CPU, "train_lab.py")
+    assert generator.training and discriminator.training and info["epoch"] == 1
+    assert all(p.requires_grad for p in [*generator.parameters(), *discriminator.parameters()])
+
+
+def test_load_stage_says_what_to_run_first(tmp_path):
+    with pytest.raises(UserError, match=r"G_epoch_030.pt: no such checkpoint; run python train_lab.py first"):
+        checkpoint.load_stage(tmp_path / "G_epoch_030.pt", CPU, "train_lab.py")
+    path = save_pair(tmp_path)
+    (tmp_path / "D_epoch_001.pt").unlink()
+    with pytest.raises(UserError, match=r"D_epoch_001.pt: no such checkpoint"):
+        checkpoint.load_stage(path, CPU, "train_lab.py")
+    with pytest.raises(UserError, match=r"best.pt: name the G_"):
+        checkpoint.load_stage(tmp_path / "best.pt", CPU, "train_lab.py")
+
+
+def test_load_generator_refuses_what_is_not_a_generator(tmp_path):
+    path = save_pair(tmp_path)
+    with pytest.raises(UserError, match="holds a PatchDiscriminator"):
+        checkpoint.load_generator(tmp_path / "D_epoch_001.pt", CPU)
+    (tmp_path / "page.pt").write_text("<html>not found</html>")
+    (tmp_path / "short.pt").write_bytes(path.read_bytes()[:5000])
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "foreign.pt")
+    for name in ("page.pt", "short.pt", "foreign.pt"):
+        with pytest.raises(UserError, match=name):
+            checkpoint.load_generator(tmp_path / name, CPU)
+    entries = torch.load(path, weights_only=True)
+    entries["weights"].pop("head.conv.weight")
+    torch.save(entries, tmp_path / "missing.pt")
+    with pytest.raises(UserError, match=r"do not fit.*head\.conv\.weight"):
+        checkpoint.load_generator(tmp_path / "missing.pt", CPU)
+
+
+class Explosion:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_load_generator_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "weights": Explosion()}, "zip.pt")
+    Path("plain.pt").write_bytes(pickle.dumps(Explosion()))
+    for name in ("zip.pt", "plain.pt"):
+        with pytest.raises(UserError, match=name):
+            checkpoint.load_generator(Path(name), CPU)
+    assert not Path("exploded").exists()
+
+
+def test_find_stage_checkpoints_takes_the_newest_epoch_of_each_stage(tmp_path):
+    assert checkpoint.find_stage_checkpoints(tmp_path) == {}
+    names = ["checkpoints_subset/G_epoch_005.pt", "checkpoints_subset/G_epoch_030.pt", "checkpoints_subset/best.pt"]
+    names += [f"checkpoints_finetune/G_finetune_epoch_{epoch}.pt" for epoch in ("99", "100", "04")]
+    names += ["checkpoints_finetune/G_ft_fromE4_vgg_epoch_01.pt", "checkpoints_finetune/D_finetune_epoch_101.pt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {stage: path.name for stage, path in checkpoint.find_stage_checkpoints(tmp_path).items()}
+    assert list(found.items()) == [
+        ("Subset", "G_epoch_030.pt"),
+        ("Finetune", "G_finetune_epoch_100.pt"),
+        ("Finetune+VGG", "G_ft_fromE4_vgg_epoch_01.pt"),
+    ]
+
+
+def test_resume_restores_parts_position_and_random_state(tmp_path):
+    network, cfg = GeneratorUNet(16, 3), TrainConfig(output_dir=tmp_path)
+    position = Position(epoch=2, batch=3, step=40, best_psnr=21.5)
+    torch.manual_seed(5)
+    checkpoint.save_last(tmp_path, "subset", cfg, "data", position, {"generator": network})
+    expected = torch.rand(3)
+    other = GeneratorUNet(16, 3)
+    changed = replace(cfg, num_workers=7, device="cuda:1", last_every=3)  # none of these changes the result
+    assert checkpoint.resume(tmp_path, "subset", changed, "data", {"generator": other}) == position
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+def test_resume_without_a_file_starts_at_the_beginning(tmp_path):
+    assert checkpoint.resume(tmp_path, "subset", TrainConfig(), "data", {}) == Position()
+
+
+def test_resume_refuses_another_configuration_or_other_images(tmp_path):
+    cfg = TrainConfig(output_dir=tmp_path)
+    checkpoint.save_last(tmp_path, "subset", cfg, "data", Position(step=1), {})
+    with pytest.raises(UserError, match=r"lambda_l1 100.0 -> 50.0.*--no-resume"):
+        checkpoint.resume(tmp_path, "subset", replace(cfg, lambda_l1=50.0), "data", {})
+    with pytest.raises(UserError, match="images have changed"):
+        checkpoint.resume(tmp_path, "subset", cfg, "other data", {})
+    with pytest.raises(UserError, match="another configuration"):
+        checkpoint.resume(tmp_path, "finetune", FinetuneConfig(output_dir=tmp_path), "data", {})
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.resume(tmp_path, "subset", cfg, "data", {"generator": GeneratorUNet(16, 3)})
+
+
+def test_open_atomically_leaves_the_earlier_file_when_writing_fails(tmp_path):
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"before")
+    with pytest.raises(RuntimeError), open_atomically(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]

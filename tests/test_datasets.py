@@ -1,0 +1,280 @@
+"""Samples: the same from files and cache, and the same whoever makes them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+import cache_lab
+from config import CacheConfig, TrainConfig
+from dataset_lab_cache import LabCacheDataset, cache_folder
+from dataset_lab_subset import LabSubsetDataset
+from utils import data as data_module
+from utils.data import EpochBatches, is_held_out, open_training_data
+from utils.images import list_images, write_png
+from utils.run import UserError
+from utils.samples import cut_sample, image_keys, load_lab, sample_rng, source_hash
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Photographs of several shapes and types, one pair that differs in the suffix alone, and one broken file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate((data.astronaut(), data.chelsea(), data.coffee(), data.rocket())):
+        cv2.imwrite(str(folder / f"{i}.JPG"), image[:, :, ::-1])
+        write_png(folder / f"{i}_crop.png", image[20 : 150 + 9 * i, 10:171])
+    write_png(folder / "twin.png", data.chelsea()[:100, :90])
+    cv2.imwrite(str(folder / "twin.jpeg"), data.coffee()[:90, :100, ::-1])
+    cv2.imwrite(str(folder / "gray.bmp"), data.camera()[::4, ::4])
+    cv2.imwrite(str(folder / "scan.tif"), data.coffee()[::2, ::2, ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "web.webp"), data.rocket()[::2, ::2, ::-1])
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    return folder
+
+
+def make_cache(photos: Path, cache_dir: Path, **changes: object) -> Path:
+    values = {"images_dir": photos, "cache_dir": cache_dir, "load_size": 72, "num_workers": 2}
+    return cache_lab.cache(CacheConfig(**{**values, **changes}))
+
+
+def open_cache(folder: Path, photos: Path) -> tuple:
+    return LabCacheDataset.open_index(folder, photos, source_hash(photos, list_images(photos)), 72)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("scale_jitter", [0.0, 0.2])
+def test_cache_and_files_give_the_same_samples(photos, tmp_path, seed, scale_jitter):
+    index = open_cache(make_cache(photos, tmp_path / "cache", shard_images=5), photos)
+    paths = [path for path in list_images(photos) if path.name in index.entries]
+    assert len(paths) == 13
+    from_cache = LabCacheDataset(index, image_keys(photos, paths), 64, seed, scale_jitter)
+    from_files = LabSubsetDataset(paths, 64, 72, seed, scale_jitter)
+    assert len(from_cache) == len(from_files) == 13
+    for key in range(13):
+        for (l, ab), (file_l, file_ab) in zip(
+            [from_cache[key], from_cache[(7, key)]], [from_files[key], from_files[(7, key)]], strict=True
+        ):
+            assert l.dtype == ab.dtype == torch.uint8
+            assert l.shape == (1, 64, 64) and ab.shape == (2, 64, 64)
+            assert torch.equal(l, file_l) and torch.equal(ab, file_ab)
+
+
+def test_cut_sample_crops_and_flips_within_the_image():
+    lab = np.zeros((8, 9, 3), np.uint8)
+    lab[..., 0], lab[..., 1] = np.arange(9)[None], np.arange(8)[:, None]
+    seen = set()
+    for index in range(200):
+        l, ab = cut_sample(lab, 6, sample_rng(0, 0, index))
+        row = l[0, 0].tolist()
+        flipped = row[0] > row[-1]
+        assert sorted(row) == list(range(min(row), min(row) + 6))
+        seen.add((min(row), ab[0, 0, 0].item(), flipped))
+    assert len(seen) == 4 * 3 * 2  # every place and both directions
+    l, _ = cut_sample(lab, 6, None)
+    assert l[0, 0].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_random_samples_depend_on_epoch_and_index_alone(photos):
+    paths = [path for path in list_images(photos) if path.name != "broken.jpg"]
+    first, second = (LabSubsetDataset(paths, 64, 72, seed=5) for _ in range(2))
+    later = second[(0, 4)], second[(1, 4)]
+    assert torch.equal(first[(0, 4)][0], later[0][0])
+    assert not torch.equal(later[0][0], later[1][0])
+    assert not torch.equal(LabSubsetDataset(paths, 64, 72, seed=6)[(0, 4)][0], later[0][0])
+
+
+def test_files_dataset_replaces_and_names_a_broken_image(photos, capfd):
+    paths = list_images(photos)
+    position = [path.name for path in paths].index("broken.jpg")
+    dataset = LabSubsetDataset(paths, 64, 72, seed=None)
+    assert torch.equal(dataset[position][0], dataset[position + 1][0])
+    dataset[position]
+    assert capfd.readouterr().err.count("broken.jpg: not an image") == 1
+    with pytest.raises(UserError, match="none of its 1 images"):
+        LabSubsetDataset([photos / "broken.jpg"], 64, 72, seed=None)[0]
+
+
+def test_cache_costs_three_bytes_a_pixel_and_names_what_it_skips(photos, tmp_path, capsys):
+    folder = make_cache(photos, tmp_path / "cache")
+    index = json.loads((folder / "index.json").read_text())
+    (shard,) = index["shards"]
+    assert (folder / "shard_00000.bin").stat().st_size == sum(3 * h * w for _, h, w in shard)
+    assert all(min(h, w) == 72 for _, h, w in shard)
+    assert [name for name, _, _ in shard if name.startswith("twin")] == ["twin.jpeg", "twin.png"]
+    assert list(index["meta"]["skipped"]) == ["broken.jpg"]
+    assert "broken.jpg: not an image" in capsys.readouterr().out
+    by_name = {name: (h, w) for name, h, w in shard}
+    assert by_name["2.JPG"] == load_lab(photos / "2.JPG", 72).shape[:2] == (72, 108)  # coffee is 400 x 600
+    assert sorted(path.name for path in folder.iterdir()) == ["index.json", "request.json", "shard_00000.bin"]
+
+
+def test_cache_goes_on_where_it_stopped(photos, tmp_path):
+    whole = make_cache(photos, tmp_path / "whole", shard_images=4)
+    folder = make_cache(photos, tmp_path / "part", shard_images=4)
+    # As an interrupt leaves it: two shards with their records, a temporary file, no index
+    index = json.loads((folder / "index.json").read_text())
+    for number in (0, 1):
+        record = {"entries": index["shards"][number], "skipped": {}}
+        (folder / f"shard_0000{number}.json").write_text(json.dumps(record))
+    first = (folder / "shard_00000.bin").stat().st_mtime_ns
+    for name in ("index.json", "shard_00002.bin", "shard_00003.bin"):
+        (folder / name).unlink()
+    again = make_cache(photos, tmp_path / "part", shard_images=4)
+    assert (folder / "shard_00000.bin").stat().st_mtime_ns == first
+    for path in whole.glob("*.bin"):
+        assert path.read_bytes() == (again / path.name).read_bytes()
+    assert (
+        json.loads((whole / "index.json").read_text())["shards"]
+        == json.loads((again / "index.json").read_text())["shards"]
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_cache_killed_and_run_again_is_byte_identical(photos, tmp_path):
+    whole = make_cache(photos, tmp_path / "whole", shard_images=2)
+    command = [sys.executable, "cache_lab.py", "--images-dir", str(photos), "--cache-dir", str(tmp_path / "killed")]
+    command += ["--load-size", "72", "--shard-images", "2", "--num-workers", "1"]
+    folder = tmp_path / "killed" / "photos"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (folder / "shard_00001.json").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for path in whole.glob("*.bin"):
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+
+
+def test_cache_refuses_another_request_and_replaces_it_when_told(photos, tmp_path, capsys):
+    folder = make_cache(photos, tmp_path / "cache")
+    make_cache(photos, tmp_path / "cache")
+    assert "already whole" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"another request \(load_size\); --overwrite"):
+        make_cache(photos, tmp_path / "cache", load_size=80)
+    (photos / "gray.bmp").unlink()
+    with pytest.raises(UserError, match="source_hash"):
+        make_cache(photos, tmp_path / "cache")
+    make_cache(photos, tmp_path / "cache", overwrite=True)
+    assert "gray.bmp" not in (folder / "index.json").read_text()
+
+
+def test_cache_does_not_touch_a_folder_that_is_not_its_own(photos, tmp_path):
+    folder = cache_folder(tmp_path / "cache", photos)
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="did not write"):
+        make_cache(photos, tmp_path / "cache", overwrite=True)
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_open_index_refuses_what_does_not_fit(photos, tmp_path):
+    folder = make_cache(photos, tmp_path / "cache")
+    key = source_hash(photos, list_images(photos))
+    with pytest.raises(UserError, match=r"at 72 px, --load-size asks 90.*--overwrite"):
+        LabCacheDataset.open_index(folder, photos, key, 90)
+    with pytest.raises(UserError, match="changed since it was made"):
+        LabCacheDataset.open_index(folder, photos, "another", 72)
+    with open(folder / "shard_00000.bin", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="damaged"):
+        LabCacheDataset.open_index(folder, photos, key, 72)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(UserError, match="not a readable JSON"):
+        LabCacheDataset.open_index(folder, photos, key, 72)
+
+
+def test_list_file_as_source_has_a_cache_of_its_own(photos, tmp_path):
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text("photos/1.JPG\nphotos/twin.png\n")
+    folder = make_cache(chosen, tmp_path / "cache")
+    assert folder.name == "chosen"
+    assert set(open_cache(folder, chosen).entries) == {"photos/1.JPG", "photos/twin.png"}
+
+
+def test_held_out_images_are_the_same_for_a_subset():
+    images = [Path(f"{i:012d}.jpg") for i in range(4000)]
+    held_out = [path for path in images if is_held_out(path, 0.02)]
+    assert 50 < len(held_out) < 110
+    assert [path for path in images[::3] if is_held_out(Path("elsewhere") / path, 0.02)] == [
+        path for path in held_out if int(path.stem) % 3 == 0
+    ]
+    assert set(held_out) < {path for path in images if is_held_out(path, 0.05)}
+
+
+def test_epoch_batches_cover_an_epoch_once_and_resume_anywhere():
+    batches = EpochBatches(count=10, batch_size=3, seed=1)
+    assert len(batches) == 3
+    whole = list(batches)
+    assert len({index for batch in whole for _, index in batch}) == 9
+    batches.set_position(0, 1, 3)
+    assert list(batches) == whole[1:]
+    batches.set_position(1, 0, 3)
+    assert list(batches) != whole and {epoch for batch in batches for epoch, _ in batch} == {1}
+    assert len(EpochBatches(count=2, batch_size=16, seed=0)) == 1
+
+
+def test_epoch_batches_of_two_processes_make_the_batches_of_one(monkeypatch):
+    alone = list(EpochBatches(count=40, batch_size=8, seed=2))
+    monkeypatch.setattr(data_module.run, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(data_module.run, "rank", lambda rank=rank: rank)
+        parts.append(list(EpochBatches(count=40, batch_size=4, seed=2)))
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in alone]
+
+
+def config_for(photos: Path, tmp_path: Path, **changes: object) -> TrainConfig:
+    values = {"images_dir": photos, "cache_dir": tmp_path / "cache", "img_size": 64, "load_size": 72, "batch_size": 4}
+    return TrainConfig(**{**values, "val_fraction": 0.3, "num_workers": 0, "device": "cpu", **changes})
+
+
+def test_open_training_data_prefers_the_cache_and_keeps_the_split_apart(photos, tmp_path, capsys):
+    cfg = config_for(photos, tmp_path)
+    (photos / "broken.jpg").unlink()
+    from_files = open_training_data(cfg, photos)
+    assert "from the files" in capsys.readouterr().out
+    make_cache(photos, tmp_path / "cache")
+    from_cache = open_training_data(cfg, photos)
+    assert "from the cache" in capsys.readouterr().out
+    assert torch.equal(from_files.fixed[0], from_cache.fixed[0])
+    for (l, ab), (file_l, file_ab) in zip(from_cache.loader, from_files.loader, strict=True):
+        assert torch.equal(l, file_l) and torch.equal(ab, file_ab)
+    train = {path.name for path in from_files.loader.dataset.images}
+    held_out = {path.name for path in from_files.val_loader.dataset.images}
+    assert train and held_out and not train & held_out
+
+
+def test_open_training_data_leaves_out_gray_and_broken_images(photos, tmp_path):
+    report = tmp_path / "filter_report.json"
+    report.write_text(json.dumps({"rejected": {"gray.bmp": ["gray"], "broken.jpg": ["unreadable"], "0.JPG": ["x"]}}))
+    opened = open_training_data(config_for(photos, tmp_path), photos, report)
+    names = {path.name for path in opened.loader.dataset.images + opened.val_loader.dataset.images}
+    assert names == {path.name for path in list_images(photos)} - {"gray.bmp", "broken.jpg"}
+
+
+def test_open_training_data_explains_an_empty_split(photos, tmp_path):
+    with pytest.raises(UserError, match="--val-fraction"):
+        open_training_data(config_for(photos, tmp_path, val_fraction=0.0), photos)
+    with pytest.raises(UserError, match="--load-size 48"):
+        open_training_data(config_for(photos, tmp_path, load_size=48), photos)
+
+
+def test_workers_give_the_batches_of_the_main_process(photos, tmp_path):
+    make_cache(photos, tmp_path / "cache")
+    alone = list(open_training_data(config_for(photos, tmp_path), photos).loader)
+    with_workers = open_training_data(config_for(photos, tmp_path, num_workers=2), photos).loader
+    with_workers.multiprocessing_context = "spawn"
+    for (l, ab), (worker_l, worker_ab) in zip(alone, with_workers, strict=True):
+        assert torch.equal(l, worker_l) and torch.equal(ab, worker_ab)

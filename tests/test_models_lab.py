@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import nn
+
+from models_lab import GeneratorUNet, PatchDiscriminator, UpSample
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+@pytest.mark.parametrize("upsample", ["pixelshuffle", "resize"])
+def test_generator_maps_any_size_to_ab_in_range(norm, upsample):
+    generator = GeneratorUNet(width=16, depth=4, norm=norm, upsample=upsample).eval()
+    for height, width in ((64, 64), (37, 53), (16, 100), (1, 1)):
+        ab = generator(torch.rand(2, 1, height, width) * 2 - 1)
+        assert ab.shape == (2, 2, height, width)
+        assert ab.abs().max() <= 1
+
+
+def test_generator_default_is_the_documented_size():
+    assert 20e6 < sum(p.numel() for p in GeneratorUNet().parameters()) < 21e6
+
+
+def test_generator_of_one_image_does_not_depend_on_the_batch():
+    generator = GeneratorUNet(width=16, depth=4).eval()
+    l = torch.rand(3, 1, 40, 40) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(generator(l)[1:2], generator(l[1:2]), atol=1e-5)
+
+
+def test_generator_skip_connections_carry_detail():
+    """With the bottleneck silenced, the output still follows the input."""
+    generator = GeneratorUNet(width=16, depth=3).eval()
+    nn.init.zeros_(generator.downs[-1].conv.weight)
+    l = torch.rand(1, 1, 32, 32, requires_grad=True)
+    generator(l).sum().backward()
+    assert l.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("upsample", ["pixelshuffle", "resize"])
+def test_upsample_starts_without_a_checkerboard(upsample):
+    """A constant stays constant, and pixel-shuffle with ICNR starts as nearest-neighbor up-sampling."""
+    generator = GeneratorUNet(width=16, depth=3, upsample=upsample)
+    up = generator.ups[0].up
+    x = torch.rand(1, up.conv.in_channels, 5, 5)
+    out = up(x)
+    corners = [out[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    assert all(torch.allclose(corner, corners[0], atol=1e-6) for corner in corners)
+    flat = generator.eval()(torch.full((1, 1, 64, 64), 0.3))[..., 24:40, 24:40]
+    assert flat.std(dim=(2, 3)).max() < 1e-4
+
+
+def test_weights_are_drawn_from_a_narrow_normal():
+    torch.manual_seed(0)
+    weights = GeneratorUNet(width=32, depth=4).downs[2].conv.weight
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    assert weights.mean().item() == pytest.approx(0, abs=1e-3)
+
+
+def test_generator_rejects_unknown_arguments():
+    with pytest.raises(ValueError, match="norm"):
+        GeneratorUNet(norm="layer")
+    with pytest.raises(ValueError, match="upsample"):
+        GeneratorUNet(upsample="transposed")
+    with pytest.raises(ValueError, match="depth"):
+        GeneratorUNet(depth=1)
+
+
+def test_discriminator_has_a_receptive_field_of_70_pixels():
+    """Measured: the pixels of the input that one score's gradient reaches. No norm: it would mix all pixels."""
+    discriminator = PatchDiscriminator(width=8)
+    for i, layer in enumerate(discriminator.layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            discriminator.layers[i] = nn.Identity()
+    l, ab = torch.rand(1, 1, 192, 192, requires_grad=True), torch.rand(1, 2, 192, 192, requires_grad=True)
+    scores = discriminator(l, ab)
+    assert scores.shape == (1, 1, 192 // 8 - 2, 192 // 8 - 2)
+    scores[0, 0, 10, 12].backward()
+    for gradient in (l.grad[0, 0], ab.grad[0, 0], ab.grad[0, 1]):
+        rows, columns = gradient.nonzero().unbind(1)
+        assert rows.max() - rows.min() + 1 == 70
+        assert columns.max() - columns.min() + 1 == 70
+
+
+def test_discriminator_depends_on_lightness_and_color():
+    discriminator = PatchDiscriminator(width=8).eval()
+    l, ab = torch.rand(1, 1, 64, 64), torch.rand(1, 2, 64, 64)
+    score = discriminator(l, ab)
+    assert not torch.allclose(score, discriminator(-l, ab))
+    assert not torch.allclose(score, discriminator(l, -ab))
+
+
+def test_init_icnr_is_for_pixelshuffle_alone():
+    up = UpSample(4, 2, "resize")
+    before = up.conv.weight.clone()
+    up.init_icnr()
+    assert torch.equal(up.conv.weight, before)

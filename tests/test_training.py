@@ -1,0 +1,196 @@
+"""The three stages on real photographs, tiny: they run, hand over, stop and go on exactly."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_lab
+import train_lab_finetune
+import train_vgg
+from config import FinetuneConfig, TrainConfig, VGGConfig
+from utils.logs import Averages
+from utils.run import UserError
+
+ROOT = Path(__file__).parent.parent
+TINY = {"img_size": 32, "load_size": 36, "batch_size": 4, "val_fraction": 0.2, "num_workers": 0, "device": "cpu"}
+TINY_NETWORKS = {"gen_width": 8, "gen_depth": 3, "disc_width": 8}
+
+
+def tiny_config(folder: Path, photos: Path, **changes: object) -> TrainConfig:
+    paths = {"images_dir": photos / "train2017", "cache_dir": folder / "cache", "output_dir": folder / "out"}
+    return TrainConfig(**{**TINY, **TINY_NETWORKS, **paths, "epochs": 2, "last_every": 3, **changes})
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory: pytest.TempPathFactory, sample_coco: Path) -> tuple[TrainConfig, Path]:
+    """An uninterrupted run of stage 1: its configuration and its last generator."""
+    cfg = tiny_config(tmp_path_factory.mktemp("stage_one"), sample_coco)
+    return cfg, train_lab.train(cfg)
+
+
+def test_stage_one_writes_what_the_next_stage_and_the_user_need(stage_one):
+    cfg, newest = stage_one
+    assert newest == cfg.output_dir / "G_epoch_002.pt"
+    names = {str(path.relative_to(cfg.output_dir)) for path in cfg.output_dir.rglob("*.*") if path.is_file()}
+    names = {name.replace(os.sep, "/") for name in names if not name.startswith("tensorboard")}
+    assert names == {
+        "G_epoch_002.pt",
+        "D_epoch_002.pt",
+        "best.pt",
+        "last.pt",
+        "log.jsonl",
+        "losses.png",
+        "samples/epoch_001.png",
+        "samples/epoch_002.png",
+    }
+    first, second = log_lines(cfg.output_dir)
+    assert (first["epoch"], second["epoch"]) == (1, 2) and second["step"] == 2 * first["step"]
+    expected = {"loss_d", "loss_g", "loss_g_gan", "loss_g_l1", "grad_norm_g", "grad_norm_d"}
+    assert expected | {"val_psnr", "val_l1_ab", "val_colorfulness", "val_colorfulness_truth"} <= set(second)
+    assert second["loss_g_l1"] < first["loss_g_l1"]
+
+
+def test_stages_two_and_three_start_from_the_one_before(stage_one, sample_coco, tmp_path, capsys):
+    _, newest = stage_one
+    shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "max_steps": 2}
+    shared |= {"output_dir": tmp_path / "ft", "filter_report": tmp_path / "none"}
+    finetuned = train_lab_finetune.train(FinetuneConfig(**shared, init_checkpoint=newest))
+    assert finetuned.name == "G_finetune_epoch_01.pt"
+    printed = capsys.readouterr().out
+    assert "overrides lambda_l1: 100.0 -> 50.0" in printed and "overrides learning_rate: 0.0002 -> 5e-05" in printed
+    for letter in "GD":  # two small steps away from where stage 1 ended, not from random weights
+        before, after = (weights(path.with_name(f"{letter}{path.name[1:]}")) for path in (newest, finetuned))
+        kernels = [name for name in before if before[name].dim() == 4]
+        assert 0 < max((after[name] - before[name]).abs().max() for name in kernels) < 1e-3
+
+    final = train_vgg.train(VGGConfig(**shared, init_checkpoint=finetuned, vgg_weights="stand-in"))
+    assert final.name == "G_ft_fromE1_vgg_epoch_01.pt" and final.parent == finetuned.parent
+    info = torch.load(final, weights_only=True)
+    assert (info["stage"], info["vgg"]) == ("finetune_vgg", "stand-in")
+    assert log_lines(tmp_path / "ft" / "vgg")[-1]["loss_g_vgg"] > 0
+    assert (tmp_path / "ft" / "last.pt").exists() and (tmp_path / "ft" / "vgg" / "last.pt").exists()
+
+
+def test_running_again_goes_on_or_is_done(stage_one, capsys):
+    cfg, newest = stage_one
+    before = newest.stat().st_mtime_ns
+    assert train_lab.train(cfg) == newest
+    assert newest.stat().st_mtime_ns == before
+    assert "stage 1 is done" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_and_no_resume_starts_anew(stage_one, sample_coco, tmp_path):
+    cfg = tiny_config(tmp_path, sample_coco, epochs=1)
+    train_lab.train(cfg)
+    with pytest.raises(UserError, match=r"batch_size 4 -> 5.*--no-resume"):
+        train_lab.train(replace(cfg, batch_size=5))
+    train_lab.train(replace(cfg, batch_size=5, resume=False))
+    assert log_lines(cfg.output_dir)[0]["step"] != log_lines(stage_one[0].output_dir)[0]["step"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize(("stop", "steps"), [("SIGKILL", (4, 11)), ("SIGTERM", (7,))])
+def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path, stop, steps):
+    """Bit for bit: both networks, the best generator, the log."""
+    cfg, newest = stage_one
+    command = [sys.executable, "train_lab.py", "--images-dir", str(cfg.images_dir), "--output-dir", str(tmp_path)]
+    command += ["--cache-dir", str(cfg.cache_dir), "--epochs", "2", "--last-every", "3"]
+    for name, value in {**TINY, **TINY_NETWORKS}.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for wanted in steps:  # within the first and the second epoch of 8 steps each
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        while process.poll() is None and steps_saved(tmp_path) < wanted - 1:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, stop))
+        printed = process.communicate()[0].decode()
+        if stop == "SIGTERM" and "stage 1 is done" not in printed:
+            assert "to go on: python train_lab.py --images-dir" in printed
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    for name in (newest.name, newest.name.replace("G_", "D_"), "best.pt"):
+        assert_same_weights(cfg.output_dir / name, tmp_path / name)
+    assert log_lines(cfg.output_dir) == log_lines(tmp_path)
+
+
+def steps_saved(folder: Path) -> int:
+    path = folder / "last.pt"
+    return torch.load(path, weights_only=True)["position"]["step"] if path.exists() else 0
+
+
+def test_loss_that_is_not_finite_stops_before_a_checkpoint(sample_coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_lab, "gan_loss", lambda scores, is_real: scores.sum() * float("nan"))
+    with pytest.raises(UserError, match=r"loss_d, .* not finite by step 3; nothing was saved"):
+        train_lab.train(tiny_config(tmp_path, sample_coco))
+    assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+def test_discriminator_sees_each_step_three_times_and_the_generator_runs_once(sample_coco, tmp_path, monkeypatch):
+    calls = {"G": 0, "D": 0}
+
+    class Generator(train_lab.GeneratorUNet):
+        def forward(self, l):
+            calls["G"] += self.training
+            return super().forward(l)
+
+    class Discriminator(train_lab.PatchDiscriminator):
+        def forward(self, l, ab):
+            calls["D"] += 1
+            return super().forward(l, ab)
+
+    monkeypatch.setattr(train_lab, "GeneratorUNet", Generator)
+    monkeypatch.setattr(train_lab, "PatchDiscriminator", Discriminator)
+    train_lab.train(tiny_config(tmp_path, sample_coco, max_steps=5))
+    assert calls == {"G": 5, "D": 15}
+
+
+def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):
+    arguments = ["--images-dir", str(sample_coco / "train2017"), "--cache-dir", str(tmp_path), "--device", "cpu"]
+    arguments += ["--init-checkpoint", str(tmp_path / "G_epoch_030.pt"), "--val-fraction", "0.2"]
+    assert train_lab_finetune.main([*arguments, "--output-dir", str(tmp_path / "ft")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "run python train_lab.py first" in error and error.count("\n") == 1
+
+
+def test_averages_are_means_over_steps_and_name_what_is_not_finite():
+    averages = Averages()
+    averages.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(float("inf")))
+    averages.add(loss_a=torch.tensor(4.0), grad_norm=torch.tensor(1.0))
+    assert averages.means(2)["loss_a"] == 2.5
+    restored = Averages()
+    restored.load_state_dict(averages.state_dict())
+    restored.add(loss_a=torch.tensor(float("nan")), grad_norm=torch.tensor(1.0))
+    with pytest.raises(UserError, match="loss_a not finite by step 3"):
+        restored.means(3)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("*.py")) + sorted((ROOT / "utils").glob("*.py")), ids=lambda p: p.name
+)
+def test_import_prints_nothing(path, capfd):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    importlib.import_module(name.removesuffix(".__init__"))
+    assert capfd.readouterr() == ("", "")
