@@ -1,8 +1,8 @@
 # `make demo` and `make test` need nothing but Python 3.10 or later; PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 RUN = .venv/bin/python
-DEMO = demo
-TINY = --img-size 96 --load-size 108 --batch-size 8 --val-fraction 0.15 --num-workers 1 --cache-dir $(DEMO)/lab_cache
+DEMO = ../.venv/bin/python ..
+TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample-every 10 --num-workers 1
 
 .PHONY: demo test clean
 
@@ -15,11 +15,19 @@ TINY = --img-size 96 --load-size 108 --batch-size 8 --val-fraction 0.15 --num-wo
 	$(RUN) -m pip install -r requirements-dev.txt
 	touch $@
 
+# The real scripts in order, in a folder of their own, on crops of the photographs that scikit-image ships.
 demo: .venv/installed
-	$(RUN) -m utils.sample_data --output-dir $(DEMO)/coco
-	$(RUN) filter.py --data-root $(DEMO)/coco --output-dir $(DEMO)/coco_subset_colorization
-	$(RUN) cache_lab.py --images-dir $(DEMO)/coco_subset_colorization --cache-dir $(DEMO)/lab_cache --load-size 108
-	$(RUN) cache_lab.py --images-dir $(DEMO)/coco/train2017 --cache-dir $(DEMO)/lab_cache --load-size 108
+	mkdir -p demo
+	$(RUN) -m utils.sample_data --output-dir demo/data/coco
+	cd demo && $(DEMO)/filter.py
+	cd demo && $(DEMO)/cache_lab.py --load-size 108
+	cd demo && $(DEMO)/cache_lab.py --load-size 108 --images-dir data/coco/train2017
+	cd demo && $(DEMO)/train_lab.py $(TINY) --gen-width 32 --gen-depth 5 --disc-width 32
+	cd demo && $(DEMO)/train_lab_finetune.py $(TINY)
+	cd demo && $(DEMO)/train_vgg.py $(TINY) --vgg-weights imagenet-or-stand-in
+	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare
+	cd demo && $(DEMO)/calculate_metrics.py --inception-weights download-or-stand-in
+	@echo "The report is demo/evaluation/report.md, the comparison figure demo/evaluation/comparison.png."
 
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
@@ -27,4 +35,4 @@ test: .venv/installed-dev
 	$(RUN) -m pytest
 
 clean:
-	rm -rf $(DEMO)
+	rm -rf demo

@@ -201,7 +201,8 @@ class VGGConfig(TrainingConfig):
     lambda_vgg: float = 1.0
     """Weight of the VGG16 perceptual loss."""
     vgg_weights: str = "imagenet"
-    """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, or stand-in (random)."""
+    """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, stand-in (random), or
+    imagenet-or-stand-in."""
     save_every: int = 1
     """Epochs between G_*.pt files; the last epoch always has one."""
 
@@ -247,7 +248,8 @@ class MetricsConfig:
     protocol: Literal["squash", "center-crop"] = "squash"
     """Resize the whole image to the square, or its central square."""
     inception_weights: str = "download"
-    """download (torch-fidelity's), a file with those weights, stand-in (random, not FID), or none."""
+    """download (torch-fidelity's), a file with those weights, stand-in (random, not FID), download-or-stand-in, or
+    none."""
     output_dir: Path = Path("evaluation")
     """Folder for evaluation_metrics.json, evaluation_metrics.csv, report.md and comparison.png."""
     batch_size: int = 16

@@ -182,7 +182,10 @@ def plan(cfg: InferConfig) -> dict[Path, Path]:
     else:
         single = source.is_file() and source.suffix.lower() in IMAGE_EXTENSIONS
         images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in [source] * single or list_images(source)))
-        root = Path(os.path.commonpath([path.parent for path in images]))
+        try:
+            root = Path(os.path.commonpath([path.parent for path in images]))
+        except ValueError:  # Windows
+            raise UserError(f"{source}: its images are on several drives; make a list for each") from None
     names = name_outputs([path.relative_to(root) for path in images])
     inputs = {identity: path for path in images if (identity := _identity(path))}
     for folder in [output_dir, output_dir / COMPARE][: 1 + cfg.compare]:

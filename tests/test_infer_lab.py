@@ -120,7 +120,7 @@ def test_merge_enlarges_ab_bilinearly() -> None:
 
 def test_merge_averages_ab_for_an_input_below_the_working_size() -> None:
     gray = np.full((4, 5, 3), 32768, np.uint16)
-    checkered = 0.2 * (torch.arange(80)[:, None] // 2 + torch.arange(100) // 2).remainder(2).expand(2, 80, 100)
+    checkered = 0.2 * (torch.arange(80)[:, None] // 4 + torch.arange(100) // 4).remainder(2).expand(2, 80, 100)
     lab = skimage.color.rgb2lab(merge(Picture(gray, None), checkered).rgb / 65535)
     np.testing.assert_allclose(lab[:, :, 1:], 0.1 * AB_SCALE, atol=0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ class TrainingData:
 
 
 def _init_worker(_: int) -> None:
+    """Leave the cores to each other, and signals to the main process, which finishes its batch and says good-bye."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
+from utils import run
 from utils.lab import network_to_rgb
 from utils.run import UserError
 
@@ -38,7 +39,8 @@ class VGGLoss(nn.Module):
 
     Args:
         weights: "imagenet" (torchvision's download with its hash check), a file with torchvision's VGG16 state
-            dict, or "stand-in" (fixed-seed random weights, for machines that cannot fetch the real ones).
+            dict, "stand-in" (fixed-seed random weights, for machines that cannot fetch the real ones), or
+            "imagenet-or-stand-in" (the latter only where the former cannot be had, which one line says).
 
     Raises:
         UserError: the weights are missing, cannot be fetched, or are not VGG16's.
@@ -52,6 +54,8 @@ class VGGLoss(nn.Module):
         with torch.device("meta"):
             features = vgg16(weights=None).features[: max(VGG_LAYERS) + 1]
         self.features = features.to_empty(device="cpu").eval()
+        if weights == "imagenet-or-stand-in":
+            weights = _imagenet_or_stand_in()
         self.label = weights if weights in ("imagenet", "stand-in") else Path(weights).name
         if weights == "stand-in":
             generator = torch.Generator().manual_seed(_STAND_IN_SEED)
@@ -96,6 +100,15 @@ class VGGLoss(nn.Module):
             real_taps = self.extract(l, real_ab)
         pairs = zip(self.extract(l, fake_ab), real_taps, strict=True)
         return torch.stack([F.l1_loss(fake.float(), real.float()) for fake, real in pairs]).mean()
+
+
+def _imagenet_or_stand_in() -> str:
+    try:
+        _read_vgg_weights("imagenet")
+    except UserError as error:
+        run.say(f"VGG16 is a random stand-in here: {error}")
+        return "stand-in"
+    return "imagenet"
 
 
 def _read_vgg_weights(weights: str) -> dict[str, Tensor]:

@@ -206,7 +206,7 @@ def load_fid(weights: str, device: torch.device) -> FID | None:
 
     Args:
         weights: "download" (torch-fidelity's Inception weights, kept in torch's own cache), a file with them,
-            "stand-in" (`RandomFeatures`), or "none".
+            "stand-in" (`RandomFeatures`), "download-or-stand-in", or "none".
         device: where to compute.
 
     Returns:
@@ -217,9 +217,9 @@ def load_fid(weights: str, device: torch.device) -> FID | None:
     """
     if weights == "none":
         return None
-    if weights == "stand-in":
+    path = _download_inception() if weights in ("download", "download-or-stand-in") else Path(weights)
+    if weights == "stand-in" or (path is None and weights == "download-or-stand-in"):
         return FID(RandomFeatures(), STAND_IN_COLUMN, device)
-    path = Path(weights) if weights != "download" else _download_inception()
     return None if path is None else FID(_load_inception(path), FID_COLUMN, device)
 
 
