@@ -114,8 +114,8 @@ class TrainingConfig:
     """Share of the images held out, chosen by a hash of the file name: the same for every stage."""
     val_images: int = 500
     """Most held-out images that are scored after an epoch."""
-    sample_every: int = 1
-    """Epochs between sample grids."""
+    sample_every: int = 5
+    """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 5
     """Epochs between G_*.pt files; the last epoch always has one."""
     last_every: int = 500
@@ -176,6 +176,8 @@ class FinetuneConfig(TrainingConfig):
     """Peak learning rate of both optimizers."""
     lambda_l1: float = 50.0
     """Weight of the L1 loss of ab against the adversarial loss."""
+    sample_every: int = 1
+    """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 1
     """Epochs between G_*.pt files; the last epoch always has one."""
 
@@ -203,6 +205,8 @@ class VGGConfig(TrainingConfig):
     vgg_weights: str = "imagenet"
     """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, stand-in (random), or
     imagenet-or-stand-in."""
+    sample_every: int = 1
+    """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 1
     """Epochs between G_*.pt files; the last epoch always has one."""
 

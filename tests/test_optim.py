@@ -1,7 +1,10 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.amp import GradScaler
 
@@ -52,3 +55,29 @@ def test_update_ema_is_short_at_the_start():
         network.weight.add_(1.0)
     update_ema(ema, network, step=0, decay=0.999)
     assert ema.weight.item() == pytest.approx(before + 0.9, abs=1e-6)  # decay (1 + 0) / (10 + 0)
+
+
+def _step_of_one_process(rank: int, folder: str) -> None:
+    """Take a step on this process's half of four images."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    layer, images = _layer_and_images()
+    loss = layer(images[rank::2]).square().mean()
+    norm = backward_and_step(loss, make_adam(layer, 0.1), GradScaler("cpu", enabled=False))
+    torch.save([layer.weight.detach(), norm], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _layer_and_images() -> tuple[nn.Conv2d, torch.Tensor]:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    return layer, torch.rand(4, 2, 5, 5)
+
+
+def test_backward_and_step_of_two_processes_is_that_of_one_on_both_halves(tmp_path: Path):
+    mp.spawn(_step_of_one_process, args=(str(tmp_path),), nprocs=2)
+    layer, images = _layer_and_images()
+    norm = backward_and_step(layer(images).square().mean(), make_adam(layer, 0.1), GradScaler("cpu", enabled=False))
+    for rank in (0, 1):
+        weight, rank_norm = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.allclose(weight, layer.weight, atol=1e-6)
+        assert rank_norm.item() == pytest.approx(norm.item(), rel=1e-5)

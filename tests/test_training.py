@@ -62,7 +62,6 @@ def test_stage_one_writes_what_the_next_stage_and_the_user_need(stage_one):
         "last.pt",
         "log.jsonl",
         "losses.png",
-        "samples/epoch_001.png",
         "samples/epoch_002.png",
     }
     first, second = log_lines(cfg.output_dir)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,7 +207,7 @@ def start_anew(folder: Path, networks_dir: Path, pattern: str) -> None:
     """Remove what an earlier run wrote.
 
     Args:
-        folder: holds last.pt, best.pt and log.jsonl.
+        folder: holds last.pt, best.pt, log.jsonl, samples/ and tensorboard/.
         networks_dir: holds G_*.pt and D_*.pt.
         pattern: of the names of the latter without "G_" and ".pt", as for glob.
     """
@@ -214,6 +215,8 @@ def start_anew(folder: Path, networks_dir: Path, pattern: str) -> None:
     networks = [path for letter in "GD" for path in networks_dir.glob(f"{letter}_{pattern}.pt")]
     for path in own + networks:
         path.unlink(missing_ok=True)
+    for name in ("samples", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Position:

@@ -151,7 +151,7 @@ class RandomFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 RGB (B, 3, H, W) to features (B, num_features)."""
-        x, features = images.float() / 127.5 - 1, []
+        x, features = images.float() / 255 * 2 - 1, []
         for weight in self.buffers():
             x = F.relu(F.conv2d(x, weight, stride=2, padding=1))
             features.append(x.mean(dim=(2, 3)))

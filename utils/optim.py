@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 
 
@@ -57,9 +57,11 @@ def backward_and_step(loss: Tensor, optimizer: Adam, scaler: GradScaler) -> Tens
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if dist.is_initialized():
         gradients = [p.grad for p in parameters]
-        flat = parameters_to_vector(gradients)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        vector_to_parameters(flat / dist.get_world_size(), gradients)
+        flat /= dist.get_world_size()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
     scaler.unscale_(optimizer)
     norm = clip_grad_norm_(parameters, float("inf"))
     scaler.step(optimizer)

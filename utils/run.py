@@ -129,7 +129,8 @@ def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
     if not enabled:
         return None
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        ampere_or_later = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if ampere_or_later else torch.float16
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         if any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):

@@ -1,6 +1,6 @@
 """Build a small sample set in COCO's layout from photographs that scikit-image ships; nothing is downloaded.
 
-    python -m utils.sample_data --output-dir demo/coco
+    python -m utils.sample_data --output-dir demo/data/coco
 
 Reads astronaut, chelsea, coffee, rocket and the left view of stereo_motorcycle, and camera, which is gray: the
 filter has to find it. Writes train2017/ (39 images), val2017/ (5), test2017/ (6), and annotations/ for the first
@@ -38,7 +38,7 @@ Outline = tuple[tuple[int, int], ...]
 class SampleConfig:
     """Build the sample set."""
 
-    output_dir: Path = Path("demo/coco")
+    output_dir: Path = Path("demo/data/coco")
     """Folder for train2017/, val2017/, test2017/ and annotations/; an earlier sample set there is replaced."""
 
 
