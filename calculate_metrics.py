@@ -9,6 +9,7 @@ name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and com
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import platform
@@ -24,12 +25,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import MetricsConfig
 from utils import metrics
-from utils.checkpoint import find_stage_checkpoints, load_generator, plain_config
+from utils.checkpoint import find_stage_checkpoints, load_generator, plain_config, training_size
 from utils.files import write_json, write_text
 from utils.fixed_samples import choose_fixed_images
 from utils.images import ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
@@ -44,8 +46,9 @@ DECIMALS = {"PSNR": 2, "SSIM": 4, "MS-SSIM": 4, "Colorfulness": 2, "Delta colorf
 PROTOCOL = """
 {count} images, {gray} of them gray: the first {max_images} of {images_dir} in sorted order, less those skipped.
 Both sides: {shape} {img_size} x {img_size}, by area averaging (antialiased) to shrink and bicubic to enlarge.
-A generator sees the truth's own L at that size, and its ab is joined with that very L. Colors outside sRGB are \
-moved toward gray at constant L and hue. Every image is rounded to 8 bits before it is compared.
+A generator sees the truth's own L, resized to the size it was trained at, and its ab, resized back, is joined with \
+that very L. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits \
+before it is compared.
 PSNR (the three channels together), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): torchmetrics, for \
 each image, then averaged. PSNR is of the images whose truth has color; those equal to the truth, whose PSNR is \
 infinite, count only where there are no others.
@@ -119,6 +122,14 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
     return files
 
 
+def predict_at(generator: nn.Module, size: int, l: Tensor) -> Tensor:
+    """Predict ab (B, 2, S, S) from L (B, 1, S, S), both in [-1, 1], by a generator that sees size x size pixels."""
+    if l.shape[-1] == size:
+        return generator(l)
+    ab = generator(F.interpolate(l, (size, size), mode="bilinear", antialias=True))
+    return F.interpolate(ab, l.shape[-2:], mode="bilinear", antialias=True)
+
+
 def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) -> list[Row]:
     """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
@@ -133,8 +144,10 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     rows = []
     for name, path in checkpoints.items():
         generator, info = load_generator(path, device)
-        source = {"checkpoint": str(path), **{key: info.get(key) for key in ("epoch", "step", "vgg", "commit")}}
-        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, generator))
+        source = {"checkpoint": str(path), "trained_at": training_size(info)}
+        source |= {key: info.get(key) for key in ("epoch", "step", "vgg", "commit")}
+        predict_ab = functools.partial(predict_at, generator, training_size(info))
+        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict_ab))
     for name, folder in cfg.results.items():
         rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))
     rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, lambda l: torch.zeros_like(l).repeat(1, 2, 1, 1)))

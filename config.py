@@ -221,8 +221,9 @@ class InferConfig:
     """G_*.pt file; the newest stage's output when none is named."""
     output_dir: Path = Path("outputs")
     """Folder for the colored PNG files; a folder's structure is kept."""
-    img_size: int = 256
-    """Shorter side at which the network works, in pixels; the output has the input's own size."""
+    img_size: int | None = None
+    """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
+    the input's own size in any case."""
     batch_size: int = 8
     """Images of one shape that go through the network together."""
     recursive: bool = False

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
-from utils.checkpoint import find_stage_checkpoints, load_generator
+from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
 from utils.images import (
     IMAGE_EXTENSIONS,
     MAX_ASPECT,
@@ -239,14 +239,15 @@ def infer(cfg: InferConfig) -> None:
         UserError: the command line is wrong, or no image could be read.
     """
     for name in ("img_size", "batch_size", "num_workers"):
-        if getattr(cfg, name) < 1:
+        if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
     device = set_up_device(cfg.device)
     outputs = plan(cfg)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = load_generator(checkpoint, device)
+    img_size = cfg.img_size or training_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
-    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg})")
+    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     broken: dict[Path, ImageError] = {}
 
     def read(path: Path) -> tuple[Path, Picture, Tensor] | None:
@@ -255,7 +256,7 @@ def infer(cfg: InferConfig) -> None:
         except ImageError as error:
             broken[path] = error
             return None
-        return path, picture, prepare(picture, cfg.img_size)
+        return path, picture, prepare(picture, img_size)
 
     def write(path: Path, picture: Picture, ab: Tensor) -> None:
         colored = merge(picture, ab)

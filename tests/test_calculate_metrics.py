@@ -25,7 +25,7 @@ def save_generator(path: Path, vgg: str | None = None) -> Path:
     torch.manual_seed(0)
     generator = GeneratorUNet(width=4, depth=3)
     torch.nn.init.normal_(generator.head.conv.weight, 0, 2)
-    info = {"stage": "Subset", "epoch": 2, "step": 7, "config": {}, "metrics": {}, "vgg": vgg}
+    info = {"stage": "subset", "epoch": 2, "step": 7, "config": {"img_size": 96}, "metrics": {}, "vgg": vgg}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_network(path, generator, info)
     return path
@@ -245,3 +245,17 @@ def test_match_files_never_gives_one_image_to_two_truths(tmp_path: Path) -> None
     truth = tmp_path / "truth"
     files = calculate_metrics.match_files("Done", tmp_path / "done", list_images(truth), truth)
     assert [image.name for image in files] == ["a.png"]
+
+
+def test_predict_at_gives_the_generator_the_size_of_its_training() -> None:
+    seen = []
+
+    def generator(l: torch.Tensor) -> torch.Tensor:
+        seen.append(l.shape)
+        return l.repeat(1, 2, 1, 1)
+
+    l = torch.full((2, 1, 256, 256), 0.25)
+    ab = calculate_metrics.predict_at(generator, 96, l)
+    assert seen == [(2, 1, 96, 96)] and ab.shape == (2, 2, 256, 256)
+    assert torch.allclose(ab, torch.tensor(0.25), atol=1e-6)
+    assert torch.equal(calculate_metrics.predict_at(generator, 256, l), l.repeat(1, 2, 1, 1))

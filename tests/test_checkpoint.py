@@ -41,6 +41,11 @@ def test_load_generator_gives_the_same_network_in_eval_mode(tmp_path):
     assert torch.allclose(loaded(l), generator(l), atol=1e-6)
 
 
+def test_training_size_is_the_crop_of_the_configuration(tmp_path):
+    _, info = checkpoint.load_generator(save_pair(tmp_path), CPU)
+    assert checkpoint.training_size(info) == TrainConfig().img_size == 256
+
+
 def test_load_generator_takes_half_precision_weights(tmp_path):
     path = save_pair(tmp_path)
     entries = torch.load(path, weights_only=True)

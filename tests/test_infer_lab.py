@@ -62,7 +62,7 @@ def assert_keeps_lightness(picture: Picture, colored: Picture) -> None:
 def generator_path(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "weights" / "G_any.pt"
-    save_network(path, GeneratorUNet(width=4, depth=2), {"stage": "Subset", "epoch": 3})
+    save_network(path, GeneratorUNet(width=4, depth=2), {"stage": "subset", "epoch": 3, "config": {"img_size": 32}})
     return path
 
 
@@ -79,7 +79,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return main([*map(str, arguments), "--device", "cpu", "--img-size", "32", "--num-workers", "2"])
+    return main([*map(str, arguments), "--device", "cpu", "--num-workers", "2"])
 
 
 def written(folder: Path) -> list[str]:

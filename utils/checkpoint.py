@@ -124,6 +124,7 @@ def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Mo
             if not value.is_floating_point():
                 weights[name] = weights[name].to(value.dtype)
         network.load_state_dict(weights, assign=True)  # strict: no key may be missing
+        training_size(entries)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -144,6 +145,11 @@ def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dic
     """
     generator, info = _build(GeneratorUNet, path, "name a G_*.pt file that one of the training scripts wrote")
     return generator.to(device, memory_format=torch.channels_last).eval(), info
+
+
+def training_size(info: Mapping[str, dict]) -> int:
+    """Give the side of the crops, in pixels, that the network of a file with these entries was trained on."""
+    return int(info["config"]["img_size"])
 
 
 def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[GeneratorUNet, PatchDiscriminator, dict]:
