@@ -25,7 +25,7 @@ def save_generator(path: Path, vgg: str | None = None) -> Path:
     torch.manual_seed(0)
     generator = GeneratorUNet(width=4, depth=3)
     torch.nn.init.normal_(generator.head.conv.weight, 0, 2)
-    info = {"stage": "subset", "epoch": 2, "step": 7, "config": {"img_size": 96}, "metrics": {}, "vgg": vgg}
+    info = {"stage": "subset", "epoch": 2, "step": 7, "config": {"img_size": 64}, "metrics": {}, "vgg": vgg}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_network(path, generator, info)
     return path
