@@ -17,7 +17,7 @@ TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample
 
 # The real scripts in order, in a folder of their own, on crops of the photographs that scikit-image ships.
 demo: .venv/installed
-	mkdir -p demo
+	rm -rf demo && mkdir demo
 	$(RUN) -m utils.sample_data --output-dir demo/data/coco
 	cd demo && $(DEMO)/filter.py
 	cd demo && $(DEMO)/cache_lab.py --load-size 108

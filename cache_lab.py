@@ -10,7 +10,6 @@ after the last whole shard. Color as in scikit-image's CIELAB (CIE 15:2004), see
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 from tqdm import tqdm
 
 from config import CacheConfig
@@ -75,12 +75,14 @@ def cache(cfg: CacheConfig) -> Path:
         "images": len(images),
         "load_size": cfg.load_size,
         "shard_images": cfg.shard_images,
-        "layout": "(H, W, 3) uint8: L * 255/100, a + 128, b + 128",
+        "layout": "(H, W, 3) uint8: L, a, b as utils.lab.encode_lab stores them",
+        "ranges": {"L": [0, 100], "a": [-128, 127], "b": [-128, 127]},
     }
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
     request_file, index_file = folder / "request.json", folder / "index.json"
     if folder.exists():
-        earlier = json.loads(request_file.read_text(encoding="utf-8")) if request_file.exists() else None
+        mend = f"delete {folder} if it is not needed"
+        earlier = read_json(request_file, mend) if request_file.exists() else None
         if earlier == request and not cfg.overwrite:
             if index_file.exists():
                 print(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
@@ -106,7 +108,8 @@ def cache(cfg: CacheConfig) -> Path:
     if len(skipped) == len(images):
         shutil.rmtree(folder)
         raise UserError(f"{cfg.images_dir}: none of its {len(images)} images can be read")
-    meta = {**request, "opencv": cv2.__version__, "commit": run.git_commit(), "skipped": skipped}
+    versions = {"opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    meta = {**request, "versions": versions, "commit": run.git_commit(), "skipped": skipped}
     write_json(index_file, {"meta": meta, "shards": [record["entries"] for record in records]}, indent=None)
     for number in range(len(records)):
         (folder / f"shard_{number:05d}.json").unlink()

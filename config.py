@@ -31,7 +31,7 @@ def default_device() -> str:
 
 
 DEVICE = default_device()
-WORKERS = min(8, os.cpu_count() or 1)
+CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FilterConfig:
     """Largest mean L, in [0, 100]."""
     min_chroma: float = 2.0
     """Smallest mean ab chroma, in CIELAB units; below it an image counts as gray."""
-    num_workers: int = WORKERS
+    num_workers: int = CORES
     """Threads."""
 
 
@@ -84,7 +84,7 @@ class CacheConfig:
     """Images in one shard file."""
     overwrite: bool = False
     """Replace a cache that was made for another request."""
-    num_workers: int = WORKERS
+    num_workers: int = CORES
     """Threads."""
 
 
@@ -120,7 +120,7 @@ class TrainingConfig:
     """Epochs between G_*.pt files; the last epoch always has one."""
     last_every: int = 500
     """Steps between last.pt files within an epoch."""
-    num_workers: int = min(4, WORKERS)
+    num_workers: int = min(4, CORES)
     """Data loading processes; 0 loads in the training process."""
     seed: int = 0
     """Seed of the weights, the order of the images and the augmentation."""
@@ -232,7 +232,7 @@ class InferConfig:
     """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
     device: str = DEVICE
     """cuda, mps or cpu."""
-    num_workers: int = WORKERS
+    num_workers: int = CORES
     """Threads that read and write."""
 
 
@@ -261,5 +261,5 @@ class MetricsConfig:
     """Images scored together."""
     device: str = DEVICE
     """cuda, mps or cpu."""
-    num_workers: int = WORKERS
+    num_workers: int = CORES
     """Threads that read."""

@@ -23,7 +23,7 @@ CACHE_FORMAT = 1
 
 def cache_folder(cache_dir: Path, images_dir: Path) -> Path:
     """Name the cache of a source: a folder of `cache_dir` called after the folder or list file."""
-    return cache_dir / images_dir.resolve().stem
+    return cache_dir / (images_dir.resolve().name if images_dir.is_dir() else images_dir.stem)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class LabCacheDataset(Dataset[tuple[Tensor, Tensor]]):
                     f"{folder}: holds images at {meta['load_size']} px, --load-size asks {load_size}; {mend}"
                 )
             if meta["source_hash"] != source_hash:
-                raise UserError(f"{folder}: the images in {images_dir} changed since it was made; {mend}")
+                raise UserError(
+                    f"{folder}: not of the images in {images_dir} now; give another --cache-dir, or {mend}"
+                )
             entries = {}
             for number, shard in enumerate(index["shards"]):
                 offset = 0

@@ -43,15 +43,14 @@ def train(cfg: FinetuneConfig) -> Path:
 
     Raises:
         UserError: the data or an earlier checkpoint cannot be used, or a loss is not finite.
+        Interrupted: it was asked to stop.
     """
     # Set-up
     device = run.set_up_device(cfg.device)
     dtype = run.amp_dtype(device, cfg.amp)
-    run.seed_everything(cfg.seed)
+    torch.manual_seed(cfg.seed)
     run.say_config(cfg, device, dtype)
     folder = cfg.output_dir
-    if not cfg.resume and run.is_main():
-        checkpoint.start_anew(folder, folder, "finetune_epoch_[0-9]*")
 
     # Data
     data = open_training_data(cfg, cfg.images_dir, cfg.filter_report)
@@ -62,6 +61,7 @@ def train(cfg: FinetuneConfig) -> Path:
     # Models: both networks as stage 1 left them
     generator, discriminator, earlier = checkpoint.load_stage(cfg.init_checkpoint, device, "train_lab.py")
     checkpoint.say_hand_off(cfg.init_checkpoint, earlier, cfg)
+    origin = data.key + earlier["digest"]
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
     run.say(f"parameters: G {count_parameters(generator):,}, D {count_parameters(discriminator):,}")
 
@@ -79,7 +79,10 @@ def train(cfg: FinetuneConfig) -> Path:
         "scaler": scaler,
         "averages": averages,
     }
-    position = checkpoint.resume(folder, STAGE, cfg, data.key, parts)
+    if not cfg.resume:
+        checkpoint.start_anew(folder, folder, "finetune_epoch_[0-9]*", cfg.init_checkpoint)
+        run.barrier()
+    position = checkpoint.resume(folder, STAGE, cfg, origin, parts)
     if position.step:
         run.say(f"goes on from {folder / 'last.pt'} at step {position.step} of {total_steps}")
     log = RunLog(folder, position.step)
@@ -87,7 +90,7 @@ def train(cfg: FinetuneConfig) -> Path:
     def save_last() -> None:
         averages.means(position.step)  # raises before anything is written if a loss was not finite
         if run.is_main():
-            checkpoint.save_last(folder, STAGE, cfg, data.key, position, parts)
+            checkpoint.save_last(folder, STAGE, cfg, origin, position, parts)
 
     with StopRequest() as stop:
         while position.step < total_steps or position.batch:
@@ -127,11 +130,13 @@ def train(cfg: FinetuneConfig) -> Path:
                     means = averages.means(position.step)
                     log.scalars(position.step, {**means, "learning_rate": learning_rate})
                     progress.set_postfix(d=f"{means['loss_d']:.3f}", l1=f"{means['loss_g_l1']:.4f}")
-                if position.step % cfg.last_every == 0 or stop.wanted:
+                stopping = stop.agreed(position.step, device)
+                if position.step % cfg.last_every == 0 or stopping:
                     save_last()
-                if stop.wanted:
-                    run.say(f"stopped at step {position.step} of {total_steps}; to go on: {run.command()}")
-                    return folder / "last.pt"
+                if stopping:
+                    raise run.Interrupted(
+                        f"stopped at step {position.step} of {total_steps}; to go on: {run.command()}"
+                    )
 
             # Validate
             means = averages.means(position.step)
@@ -153,7 +158,7 @@ def train(cfg: FinetuneConfig) -> Path:
                 if scores["psnr"] > position.best_psnr:
                     position.best_psnr = scores["psnr"]
                     checkpoint.save_network(folder / "best.pt", ema, info)
-                checkpoint.save_last(folder, STAGE, cfg, data.key, position, parts)
+                checkpoint.save_last(folder, STAGE, cfg, origin, position, parts)
             run.barrier()
 
     log.close()

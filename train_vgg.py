@@ -44,11 +44,12 @@ def train(cfg: VGGConfig) -> Path:
 
     Raises:
         UserError: the data or an earlier checkpoint cannot be used, or a loss is not finite.
+        Interrupted: it was asked to stop.
     """
     # Set-up
     device = run.set_up_device(cfg.device)
     dtype = run.amp_dtype(device, cfg.amp)
-    run.seed_everything(cfg.seed)
+    torch.manual_seed(cfg.seed)
     run.say_config(cfg, device, dtype)
 
     # Data
@@ -62,9 +63,8 @@ def train(cfg: VGGConfig) -> Path:
     checkpoint.say_hand_off(cfg.init_checkpoint, earlier, cfg)
     prefix = f"ft_fromE{earlier['epoch']}_vgg"
     folder = cfg.output_dir / "vgg"
-    if not cfg.resume and run.is_main():
-        checkpoint.start_anew(folder, cfg.output_dir, f"{prefix}_epoch_[0-9]*")
     vgg_loss = VGGLoss(cfg.vgg_weights).to(device, memory_format=torch.channels_last)
+    origin = data.key + earlier["digest"] + vgg_loss.label
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
     run.say(f"parameters: G {count_parameters(generator):,}, D {count_parameters(discriminator):,}")
 
@@ -82,7 +82,10 @@ def train(cfg: VGGConfig) -> Path:
         "scaler": scaler,
         "averages": averages,
     }
-    position = checkpoint.resume(folder, STAGE, cfg, data.key, parts)
+    if not cfg.resume:
+        checkpoint.start_anew(folder, cfg.output_dir, f"{prefix}_epoch_[0-9]*", cfg.init_checkpoint)
+        run.barrier()
+    position = checkpoint.resume(folder, STAGE, cfg, origin, parts)
     if position.step:
         run.say(f"goes on from {folder / 'last.pt'} at step {position.step} of {total_steps}")
     log = RunLog(folder, position.step)
@@ -90,7 +93,7 @@ def train(cfg: VGGConfig) -> Path:
     def save_last() -> None:
         averages.means(position.step)  # raises before anything is written if a loss was not finite
         if run.is_main():
-            checkpoint.save_last(folder, STAGE, cfg, data.key, position, parts)
+            checkpoint.save_last(folder, STAGE, cfg, origin, position, parts)
 
     with StopRequest() as stop:
         while position.step < total_steps or position.batch:
@@ -132,11 +135,13 @@ def train(cfg: VGGConfig) -> Path:
                     means = averages.means(position.step)
                     log.scalars(position.step, {**means, "learning_rate": learning_rate})
                     progress.set_postfix(d=f"{means['loss_d']:.3f}", l1=f"{means['loss_g_l1']:.4f}")
-                if position.step % cfg.last_every == 0 or stop.wanted:
+                stopping = stop.agreed(position.step, device)
+                if position.step % cfg.last_every == 0 or stopping:
                     save_last()
-                if stop.wanted:
-                    run.say(f"stopped at step {position.step} of {total_steps}; to go on: {run.command()}")
-                    return folder / "last.pt"
+                if stopping:
+                    raise run.Interrupted(
+                        f"stopped at step {position.step} of {total_steps}; to go on: {run.command()}"
+                    )
 
             # Validate
             means = averages.means(position.step)
@@ -159,7 +164,7 @@ def train(cfg: VGGConfig) -> Path:
                 if scores["psnr"] > position.best_psnr:
                     position.best_psnr = scores["psnr"]
                     checkpoint.save_network(folder / "best.pt", ema, info)
-                checkpoint.save_last(folder, STAGE, cfg, data.key, position, parts)
+                checkpoint.save_last(folder, STAGE, cfg, origin, position, parts)
             run.barrier()
 
     log.close()

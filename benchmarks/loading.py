@@ -9,6 +9,7 @@ the medians and their ratio.
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,9 +21,8 @@ import cv2
 import torch
 from torch.utils.data import Dataset
 
-import cache_lab
-from config import DATA_ROOT, CacheConfig
-from dataset_lab_cache import LabCacheDataset
+from config import DATA_ROOT
+from dataset_lab_cache import LabCacheDataset, cache_folder
 from dataset_lab_subset import LabSubsetDataset
 from utils.images import list_images
 from utils.run import git_commit, run_script
@@ -57,7 +57,9 @@ def compare(cfg: LoadingConfig) -> None:
     torch.set_num_threads(1)
     images = list_images(cfg.images_dir)
     with tempfile.TemporaryDirectory() as folder:
-        cache = cache_lab.cache(CacheConfig(cfg.images_dir, Path(folder), cfg.load_size, num_workers=1))
+        arguments = ["--images-dir", str(cfg.images_dir), "--cache-dir", folder, "--load-size", str(cfg.load_size)]
+        subprocess.run([sys.executable, "cache_lab.py", *arguments], check=True)
+        cache = cache_folder(Path(folder), cfg.images_dir)
         source = source_hash(cfg.images_dir, images)
         index = LabCacheDataset.open_index(cache, cfg.images_dir, source, cfg.load_size)
         names = dict(zip(images, image_keys(cfg.images_dir, images), strict=True))

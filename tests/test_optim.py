@@ -36,7 +36,18 @@ def test_backward_and_step_gives_the_norm_and_moves_the_weights():
     assert layer.weight.tolist()[0] == pytest.approx([0.9, 1.9], abs=1e-5)
 
 
-def test_update_ema_follows_by_the_decay_and_copies_buffers():
+def test_backward_and_step_leaves_out_a_step_that_overflows_in_float16():
+    layer = nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    scaler, optimizer = GradScaler("cpu", init_scale=2.0**16), make_adam(layer, 0.1)
+    norm = backward_and_step(layer(torch.full((2,), 1e38)).sum(), optimizer, scaler)
+    scaler.update()
+    assert norm.item() == 0 and torch.equal(layer.weight, before) and scaler.get_scale() == 2.0**15
+    norm = backward_and_step(layer(torch.tensor([3.0, 4.0])).sum(), optimizer, scaler)
+    assert norm.item() == pytest.approx(5.0) and not torch.equal(layer.weight, before)
+
+
+def test_update_ema_moves_weights_and_buffers_by_the_decay():
     network = nn.BatchNorm1d(1)
     ema = copy.deepcopy(network).requires_grad_(False)
     with torch.no_grad():
@@ -44,7 +55,8 @@ def test_update_ema_follows_by_the_decay_and_copies_buffers():
         network.running_mean.fill_(7.0)
     update_ema(ema, network, step=10**6, decay=0.75)
     assert ema.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
-    assert ema.running_mean.item() == 7.0
+    assert ema.running_mean.item() == pytest.approx(0.25 * 7)
+    assert ema.num_batches_tracked.item() == 0
 
 
 def test_update_ema_is_short_at_the_start():

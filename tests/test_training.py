@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,64 @@ def test_another_configuration_is_refused_and_no_resume_starts_anew(stage_one, s
     assert log_lines(cfg.output_dir)[0]["step"] != log_lines(stage_one[0].output_dir)[0]["step"]
 
 
+def test_no_resume_does_not_remove_what_it_starts_from(stage_one):
+    cfg, newest = stage_one
+    with pytest.raises(UserError, match="would remove --init-checkpoint"):
+        train_lab.train(replace(cfg, resume=False, init_checkpoint=newest))
+    assert newest.exists() and (cfg.output_dir / "last.pt").exists()
+
+
+def test_resume_refuses_a_changed_split_and_a_changed_origin(stage_one, sample_coco, tmp_path):
+    _, newest = stage_one
+    report = tmp_path / "filter_report.json"
+    shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "max_steps": 1}
+    origin = tmp_path / newest.name
+    for letter in "GD":
+        name = letter + newest.name[1:]
+        shutil.copy(newest.with_name(name), tmp_path / name)
+    cfg = FinetuneConfig(**shared, output_dir=tmp_path / "ft", init_checkpoint=origin, filter_report=report)
+    train_lab_finetune.train(cfg)
+    report.write_text(json.dumps({"rejected": {"000000000001.jpg": ["gray"]}}))
+    with pytest.raises(UserError, match="have changed since"):
+        train_lab_finetune.train(cfg)
+    report.unlink()
+    train_lab_finetune.train(cfg)
+    entries = torch.load(origin, weights_only=True)
+    torch.save({**entries, "step": entries["step"] + 1}, origin)
+    with pytest.raises(UserError, match="have changed since"):
+        train_lab_finetune.train(cfg)
+
+
+def test_hand_off_refuses_to_hold_out_what_was_trained_on(stage_one, sample_coco, tmp_path):
+    shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "val_fraction": 0.3}
+    cfg = FinetuneConfig(**shared, output_dir=tmp_path / "ft", init_checkpoint=stage_one[1])
+    with pytest.raises(UserError, match=r"--val-fraction 0.3: .* trained on all but 0.2"):
+        train_lab_finetune.train(cfg)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"max_steps": 0},
+        {"last_every": 0},
+        {"num_workers": -1},
+        {"seed": -1},
+        {"img_size": 16},
+        {"load_size": 31},
+        {"scale_jitter": 1.5},
+        {"gen_width": 3},
+        {"gen_depth": 1},
+        {"device": "gpu"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_numbers_out_of_range_are_named(sample_coco, tmp_path, wrong):
+    with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
+        train_lab.train(tiny_config(tmp_path, sample_coco, **wrong))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 @pytest.mark.parametrize(("stop", "steps"), [("SIGKILL", (4, 11)), ("SIGTERM", (7,))])
 def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path, stop, steps):
@@ -126,7 +185,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path,
         while process.poll() is None and steps_saved(tmp_path) < wanted - 1:
             time.sleep(0.01)
         os.killpg(process.pid, getattr(signal, stop))
-        printed = process.communicate()[0].decode()
+        printed = process.communicate(timeout=60)[0].decode()
         if stop == "SIGTERM":
             assert "to go on: python train_lab.py --images-dir" in printed or "is done" in printed, printed
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
@@ -142,7 +201,7 @@ def steps_saved(folder: Path) -> int:
 
 def test_loss_that_is_not_finite_stops_before_a_checkpoint(sample_coco, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lab, "gan_loss", lambda scores, is_real: scores.sum() * float("nan"))
-    with pytest.raises(UserError, match=r"loss_d, .* not finite by step 3; nothing was saved"):
+    with pytest.raises(UserError, match=r"loss_d, .* not finite by step 3, and nothing was saved"):
         train_lab.train(tiny_config(tmp_path, sample_coco))
     assert not list((tmp_path / "out").rglob("*.pt"))
 
@@ -176,7 +235,7 @@ def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):
 
 def test_averages_are_means_over_steps_and_name_what_is_not_finite():
     averages = Averages()
-    averages.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(float("inf")))
+    averages.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(2.0))
     averages.add(loss_a=torch.tensor(4.0), grad_norm=torch.tensor(1.0))
     assert averages.means(2)["loss_a"] == 2.5
     restored = Averages()

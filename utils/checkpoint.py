@@ -7,10 +7,12 @@ stranger's file is ever run.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,7 @@ _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
     "Finetune+VGG": (config.FINETUNE_CHECKPOINTS, r"G_ft_fromE(\d+)_vgg_epoch_(\d+)\.pt"),
 }
 _PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint"}
+_ARCHITECTURE = {"gen_width", "gen_depth", "disc_width", "norm", "upsample"}  # a hand-off keeps the file's own
 _MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}
 
 
@@ -51,7 +54,7 @@ class Position:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best_psnr: float = field(default=float("-inf"))
+    best_psnr: float = -math.inf
 
 
 def plain_config(cfg: object) -> dict[str, object]:
@@ -130,7 +133,7 @@ def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Mo
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its weights and its architecture do not fit ({reason}); {mend}") from None
-    return network.requires_grad_(True), entries
+    return network, entries
 
 
 def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dict]:
@@ -155,6 +158,8 @@ def training_size(info: Mapping[str, dict]) -> int:
 def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[GeneratorUNet, PatchDiscriminator, dict]:
     """Take over the generator and the discriminator of an earlier stage; no key of either may be missing.
 
+    The third result is the generator's entries, with "digest", the SHA-256 of its file.
+
     Args:
         path: G_*.pt; the discriminator is read from the D_*.pt beside it.
         device: where to.
@@ -168,17 +173,27 @@ def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Genera
         raise UserError(f"--init-checkpoint {path}: name the G_*.pt file; the D_*.pt beside it is read as well")
     generator, info = _build(GeneratorUNet, path, mend)
     discriminator, _ = _build(PatchDiscriminator, path.with_name("D_" + path.name.removeprefix("G_")), mend)
+    info["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()
     place = {"device": device, "memory_format": torch.channels_last}
     return generator.to(**place).train(), discriminator.to(**place).train(), info
 
 
-def say_hand_off(path: Path, info: Mapping[str, object], cfg: object) -> None:
-    """Print what a stage inherits from the one before and what it overrides."""
+def say_hand_off(path: Path, info: Mapping[str, dict], cfg: config.TrainingConfig) -> None:
+    """Print what a stage inherits from the one before and what it overrides.
+
+    Raises:
+        UserError: it would hold out images that the stage before was trained on.
+    """
     run.say(f"inherits {path}: G and D after stage {info['stage']}, epoch {info['epoch']}, step {info['step']}")
     run.say(f"inherits architecture: {info['architecture']}")
     earlier = info["config"]
+    if cfg.val_fraction > earlier["val_fraction"]:
+        raise UserError(
+            f"--val-fraction {cfg.val_fraction}: the stage before was trained on all but {earlier['val_fraction']}; "
+            "give at most that"
+        )
     for name, value in plain_config(cfg).items():
-        if name in earlier and earlier[name] != value and name not in _MAY_CHANGE | _PATHS:
+        if name in earlier and earlier[name] != value and name not in _MAY_CHANGE | _PATHS | _ARCHITECTURE:
             run.say(f"overrides {name}: {earlier[name]} -> {value}")
 
 
@@ -209,20 +224,28 @@ def save_last(folder: Path, stage: str, cfg: object, data: str, position: Positi
     save(folder / "last.pt", entries)
 
 
-def start_anew(folder: Path, networks_dir: Path, pattern: str) -> None:
-    """Remove what an earlier run wrote.
+def start_anew(folder: Path, networks_dir: Path, pattern: str, init_checkpoint: Path | None) -> None:
+    """Remove what an earlier run wrote, if last.pt says that there was one.
 
     Args:
         folder: holds last.pt, best.pt, log.jsonl, samples/ and tensorboard/.
         networks_dir: holds G_*.pt and D_*.pt.
         pattern: of the names of the latter without "G_" and ".pt", as for glob.
+        init_checkpoint: what the new run starts from.
+
+    Raises:
+        UserError: `init_checkpoint` is one of the files that would go.
     """
-    own = [folder / name for name in ("last.pt", "best.pt", "log.jsonl")]
+    if not run.is_main() or not (folder / "last.pt").exists():
+        return
+    own = [folder / name for name in ("best.pt", "log.jsonl", "last.pt")]
     networks = [path for letter in "GD" for path in networks_dir.glob(f"{letter}_{pattern}.pt")]
-    for path in own + networks:
-        path.unlink(missing_ok=True)
+    if init_checkpoint and init_checkpoint.resolve() in [path.resolve() for path in networks]:
+        raise UserError(f"--no-resume would remove --init-checkpoint {init_checkpoint}; choose another --output-dir")
     for name in ("samples", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for path in networks + own:
+        path.unlink(missing_ok=True)
 
 
 def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Position:
@@ -244,11 +267,12 @@ def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Po
             what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed) or entries["stage"]
             raise UserError(f"{path}: written by another configuration ({what}); {mend}")
         if entries["data"] != data:
-            raise UserError(f"{path}: the images have changed since it was written; {mend}")
+            raise UserError(f"{path}: the images or the weights it started from have changed since; {mend}")
         if entries["world_size"] != run.world_size():
             raise UserError(f"{path}: written by {entries['world_size']} processes, not {run.world_size()}; {mend}")
         for name, part in parts.items():
-            part.load_state_dict(entries["parts"][name])
+            if state := entries["parts"][name]:  # a scaler that was not needed has none
+                part.load_state_dict(state)
         torch.set_rng_state(entries["random"])
         if torch.cuda.is_available() and len(entries["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(entries["random_cuda"])

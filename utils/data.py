@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from utils.fixed_samples import choose_fixed_images
 from utils.images import list_images
 from utils.run import UserError
 from utils.samples import image_keys, source_hash
+
+MIN_IMG_SIZE = 32  # pixels: smaller ones leave the discriminator no patch
 
 
 def is_held_out(path: Path, val_fraction: float) -> bool:
@@ -81,7 +84,7 @@ class TrainingData:
         batches: the order; `set_position` before each iteration.
         val_loader: held-out batches of the same form, center crops in a fixed order.
         fixed: the first held-out samples, as one batch, for the sample grids.
-        key: identifies the images, for the check on resuming.
+        key: identifies the images and their split, for the check on resuming.
     """
 
     loader: DataLoader
@@ -99,19 +102,42 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def check_ranges(cfg: TrainingConfig) -> None:
+    """Check the numbers that every stage takes.
+
+    Raises:
+        UserError: one of them makes no sense.
+    """
+    positive = ["epochs", "batch_size", "val_images", "sample_every", "save_every", "last_every"]
+    for name in [*positive, *(["max_steps"] if cfg.max_steps is not None else [])]:
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
+    for name in ("num_workers", "seed", "warmup_steps"):
+        if getattr(cfg, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must not be negative")
+    if cfg.img_size < MIN_IMG_SIZE:
+        raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
+    if cfg.load_size < cfg.img_size:
+        raise UserError(f"--load-size {cfg.load_size}: must be at least --img-size {cfg.img_size}")
+    if not 0 <= cfg.scale_jitter < 1:
+        raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 1)")
+    if not 0 <= cfg.ema_decay < 1:
+        raise UserError(f"--ema-decay {cfg.ema_decay}: must be in [0, 1)")
+
+
 def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Path | None = None) -> TrainingData:
     """Split a source into training and held-out images and open it from its cache, or from the files.
 
     Args:
         cfg: the stage's configuration.
-        images_dir: the source; the cache `cfg.cache_dir / images_dir.name` is used when it exists.
+        images_dir: the source; its cache in `cfg.cache_dir` is used when it exists.
         filter_report: leave out what this report calls gray or unreadable.
 
     Raises:
-        UserError: there is nothing to train or validate on, or the cache does not fit.
+        UserError: a number is out of its range, there is nothing to train or validate on, or the cache does not
+            fit.
     """
-    if cfg.load_size < cfg.img_size:
-        raise UserError(f"--load-size {cfg.load_size}: must be at least --img-size {cfg.img_size}")
+    check_ranges(cfg)
     images = list_images(images_dir)
     key = source_hash(images_dir, images)
     folder = cache_folder(cfg.cache_dir, images_dir)
@@ -151,4 +177,6 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
     val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size)
     samples = [held_out_data[i] for i in range(min(8, len(held_out)))]
     fixed = torch.stack([l for l, _ in samples]), torch.stack([ab for _, ab in samples])
+    split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
+    key = hashlib.sha256(f"{key}\n{split}".encode()).hexdigest()
     return TrainingData(loader, batches, val_loader, fixed, key)

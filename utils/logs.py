@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -35,14 +38,14 @@ class Averages:
         """Give the means since the last reset.
 
         Raises:
-            UserError: a loss is not finite. (A gradient norm may be, while float16 finds its scale.)
+            UserError: one of them is not finite.
         """
         means = {name: float(total) / self.count for name, total in self.sums.items()}
-        broken = [name for name, mean in means.items() if name.startswith("loss") and not math.isfinite(mean)]
+        broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken:
             raise UserError(
-                f"{', '.join(broken)} not finite by step {step}; nothing was saved since it happened: lower "
-                "--learning-rate or give --no-amp, then run again to go on from last.pt"
+                f"{', '.join(broken)} not finite by step {step}, and nothing was saved since it happened: start anew "
+                "with a lower --learning-rate or --no-amp, and --no-resume"
             )
         return means
 
@@ -122,4 +125,14 @@ class StopRequest:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        print(f"\n{signal.Signals(number).name}: stopping after this batch", flush=True)
+        os.write(2, b"\nstopping after this batch\n")  # print is not reentrant
+
+    def agreed(self, step: int, device: torch.device) -> bool:
+        """Say whether to stop after this step; several processes ask each other at every tenth."""
+        if run.world_size() == 1:
+            return self.wanted
+        if step % 10:
+            return False
+        wanted = torch.tensor(float(self.wanted), device=device)
+        dist.all_reduce(wanted, dist.ReduceOp.MAX)
+        return bool(wanted)

@@ -6,12 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 
 
 def make_adam(module: nn.Module, learning_rate: float) -> Adam:
-    """Make the paper's optimizer: Adam with betas (0.5, 0.999), fused where the device has it."""
+    """Make the paper's optimizer for all parameters of `module`: Adam with betas (0.5, 0.999), fused if possible."""
     parameters = list(module.parameters())
     fused = parameters[0].device.type in ("cpu", "cuda")
     return Adam(parameters, lr=learning_rate, betas=(0.5, 0.999), fused=fused)
@@ -50,7 +49,8 @@ def backward_and_step(loss: Tensor, optimizer: Adam, scaler: GradScaler) -> Tens
         scaler: of the run's float16 gradients.
 
     Returns:
-        Scalar: the L2 norm over all parameters of the optimizer, before the step.
+        Scalar: the L2 norm over all parameters of the optimizer, before the step; 0 for a step that the scaler
+        leaves out because float16 overflowed.
     """
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
@@ -63,14 +63,14 @@ def backward_and_step(loss: Tensor, optimizer: Adam, scaler: GradScaler) -> Tens
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
     scaler.unscale_(optimizer)
-    norm = clip_grad_norm_(parameters, float("inf"))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.grad for p in parameters])))
     scaler.step(optimizer)
-    return norm.detach()
+    return norm.nan_to_num(0, 0, 0) if scaler.is_enabled() else norm
 
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, module: nn.Module, step: int, decay: float) -> None:
-    """Move an exponential moving average of the weights toward the weights; buffers are copied.
+    """Move an exponential moving average of a network's weights and floating-point buffers toward the network.
 
     Args:
         ema: the average, of the same architecture.
@@ -79,6 +79,6 @@ def update_ema(ema: nn.Module, module: nn.Module, step: int, decay: float) -> No
         decay: in [0, 1).
     """
     weight = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), weight)
-    for average, current in zip(ema.buffers(), module.buffers(), strict=True):
-        average.copy_(current)
+    averages, currents = ([*network.parameters(), *network.buffers()] for network in (ema, module))
+    pairs = [pair for pair in zip(averages, currents, strict=True) if pair[0].is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), weight)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import random
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
-import numpy as np
 import torch
 import torch.distributed as dist
 import tyro
 
 Config = TypeVar("Config")
+
+
+class Interrupted(Exception):
+    """A run stopped on request with everything saved; the message says how to go on."""
 
 
 class UserError(ValueError):
@@ -28,8 +31,8 @@ class UserError(ValueError):
 def run_script(config_class: type[Config], function: Callable[[Config], object], argv: Sequence[str] | None) -> int:
     """Parse a command line into `config_class`, run `function` on it, and give the exit code.
 
-    A `UserError`, or an `OSError` such as a full disk, ends in one line on stderr and code 2; an interrupt in
-    code 130. Anything else is a bug and keeps its traceback.
+    A `UserError`, or an `OSError` such as a full disk, ends in one line on stderr and code 2; an interrupt in one
+    line and code 130. Anything else is a bug and keeps its traceback.
     """
     config = tyro.cli(config_class, args=argv)
     try:
@@ -37,10 +40,15 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        print(interrupted, flush=True)
+        return 130
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     finally:
+        for worker in multiprocessing.active_children():  # they ignore signals, see utils.data
+            worker.kill()
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
@@ -61,6 +69,8 @@ def set_up_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: give cuda, cuda:N, mps or cpu") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA GPUs here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch finds no Apple GPU here; use --device cpu")
     cv2.setNumThreads(0)  # the project's own threads and workers already use every core
@@ -114,14 +124,7 @@ def say_config(config: object, device: torch.device, dtype: torch.dtype | None) 
 
 def command() -> str:
     """Give the command that started this process, for a user to repeat."""
-    return shlex.join(["python", *sys.argv])
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on every device."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    return "the same torchrun command" if dist.is_initialized() else shlex.join(["python", *sys.argv])
 
 
 def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
@@ -140,7 +143,7 @@ def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
     """Open a mixed-precision region, or none where `dtype` is None."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def git_commit() -> str:

@@ -72,12 +72,9 @@ def image_keys(source: Path, images: Sequence[Path]) -> list[str]:
 
 
 def source_hash(source: Path, images: Sequence[Path]) -> str:
-    """Hash the names and sizes of a source's images.
-
-    Raises:
-        FileNotFoundError: an image of a list file does not exist.
-    """
+    """Hash the names and sizes of a source's images; one that a list names in vain counts as empty."""
     digest = hashlib.sha256()
     for key, path in zip(image_keys(source, images), images, strict=True):
-        digest.update(f"{key}\t{path.stat().st_size}\n".encode())
+        size = path.stat().st_size if path.exists() else 0
+        digest.update(f"{key}\t{size}\n".encode())
     return digest.hexdigest()
