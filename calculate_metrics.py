@@ -8,21 +8,14 @@ name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and com
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import math
-import platform
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,61 +24,16 @@ from tqdm import tqdm
 
 from config import MetricsConfig
 from utils import metrics
-from utils.checkpoint import find_stage_checkpoints, load_generator, plain_config, training_size
-from utils.files import write_json, write_text
+from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
 from utils.fixed_samples import choose_fixed_images
 from utils.images import ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
-from utils.run import UserError, git_commit, run_script, say, set_up_device
+from utils.report import DECIMALS, Row, write_report
+from utils.run import UserError, run_script, say, set_up_device
 from utils.samples import image_keys
-from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
+from utils.visualization import GRAYSCALE, GROUND_TRUTH
 
 FIGURE_IMAGES = 8
-NAMED_PROBLEMS = 20  # on the screen and in report.md; the JSON file names them all
-DECIMALS = {"PSNR": 2, "SSIM": 4, "MS-SSIM": 4, "Colorfulness": 2, "Delta colorfulness": 2}
-PROTOCOL = """
-{count} images, {gray} of them gray: the first {max_images} of {images_dir} in sorted order, less those skipped.
-Both sides: {shape} {img_size} x {img_size}, by area averaging (antialiased) to shrink and bicubic to enlarge.
-A generator sees the truth's own L, resized to the size it was trained at, and its ab, resized back, is joined with \
-that very L. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits \
-before it is compared.
-PSNR (the three channels together), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): torchmetrics, for \
-each image, then averaged. PSNR is of the images whose truth has color; those equal to the truth, whose PSNR is \
-infinite, count only where there are no others.
-Colorfulness: Hasler and Suesstrunk 2003, signed opponent channels, averaged over the images. Delta, signed: a \
-row's mean less the mean of the truth over the same images.
-A row some of whose images are missing is scored on the others; the last column says on how many.
-"""
-SHAPES = {"squash": "the whole image, resized to", "center-crop": "the central square of the image, resized to"}
-FRECHET = {
-    metrics.FID_COLUMN: "torchmetrics on torch-fidelity's Inception, 2048 features. It falls as images are added: "
-    "compare only rows of equally many.",
-    metrics.STAND_IN_COLUMN: "Frechet distance between the features of a fixed random network. It is no FID and says "
-    "nothing about quality.",
-}
-
-
-@dataclass
-class Row:
-    """A line of the table, and what is needed to fill it.
-
-    Attributes:
-        name: as the table shows it.
-        source: where its colors come from, for the report.
-        predict_ab: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; None for finished images and the truth.
-        files: of finished images, the file of each true image that has one.
-        scores: title of a column -> a tensor of values a batch.
-        missing: true images without a finished one that can be read, with the reason.
-        shown: images for the figure, (S, S, 3) uint8.
-    """
-
-    name: str
-    source: dict[str, object]
-    predict_ab: Callable[[Tensor], Tensor] | None = None
-    files: dict[Path, Path] | None = None
-    scores: dict[str, list[Tensor]] = field(default_factory=lambda: {title: [] for title in DECIMALS})
-    missing: dict[str, str] = field(default_factory=dict)
-    shown: dict[Path, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,97 +175,6 @@ def score_batch(
         for image, i in zip(levels, here, strict=True):
             if batch[i].path in shown:
                 row.shown[batch[i].path] = image.permute(1, 2, 0).cpu().numpy()
-
-
-def make_table(rows: Sequence[Row], fid: metrics.FID | None) -> list[dict[str, object]]:
-    """Average each row's scores; a column that no row has is left out."""
-    table = []
-    for row in rows:
-        scores = {title: torch.cat([torch.empty(0), *values]) for title, values in row.scores.items()}
-        line = {"Model": row.name, **{title: metrics.mean_score(values) for title, values in scores.items()}}
-        if fid:
-            line[fid.column] = fid.score(None if row.name == GROUND_TRUTH else row.name)
-        table.append({**line, "Images": len(scores["SSIM"])})
-    undefined = {title for title in DECIMALS if all(math.isnan(line[title]) for line in table)}
-    return [{title: value for title, value in line.items() if title not in undefined} for line in table]
-
-
-def format_table(table: Sequence[dict[str, object]]) -> str:
-    """Align rows as a Markdown table, which serves the screen as well."""
-    cells = [list(table[0])]
-    for row in table:
-        cells.append([f"{v:.{DECIMALS.get(t, 2)}f}" if isinstance(v, float) else str(v) for t, v in row.items()])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    aligned = ([c[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(c[1:], widths[1:], strict=True))] for c in cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in aligned)
-
-
-def to_json(line: dict[str, object]) -> dict[str, object]:
-    """Turn a line of the table into JSON: keys such as "delta_colorfulness"; "inf" and null for no number."""
-    keys = [re.sub(r"\W+", "_", title).strip("_").lower() for title in line]
-    values = ["inf" if value == math.inf else None if value != value else value for value in line.values()]
-    return dict(zip(keys, values, strict=True))
-
-
-def write_report(
-    cfg: MetricsConfig, rows: Sequence[Row], fid: metrics.FID | None, count: int, skipped: dict[str, str]
-) -> None:
-    """Write the four files, and print the table and what was left out."""
-    table, reference = make_table(rows, fid), rows[-1]
-    settings = plain_config(cfg)
-    settings |= {kind: {k: str(v) for k, v in settings[kind].items()} for kind in ("checkpoint", "results")}
-    gray = count - sum(map(len, reference.scores["PSNR"]))
-    protocol = PROTOCOL.strip().format(**settings, shape=SHAPES[cfg.protocol], count=count, gray=gray).splitlines()
-    protocol += [f"{fid.column}: {FRECHET[fid.column]}"] if fid else []
-    versions = {
-        "commit": git_commit(),
-        "device": torch.cuda.get_device_name(cfg.device) if cfg.device.startswith("cuda") else cfg.device,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "numpy", "scikit-image")},
-        "opencv": cv2.__version__,
-    }
-    problems = [f"{path}: {reason}" for path, reason in skipped.items()]
-    problems += [f"{row.name}, {path}: {reason}" for row in rows for path, reason in row.missing.items()]
-    if len(problems) > NAMED_PROBLEMS:
-        problems[NAMED_PROBLEMS:] = [f"... and {len(problems) - NAMED_PROBLEMS} more, in evaluation_metrics.json"]
-
-    content: dict[str, object] = {"settings": settings, "protocol": protocol, "versions": versions}
-    content["rows"] = [
-        {**to_json(line), "source": row.source, "missing": row.missing} for line, row in zip(table, rows, strict=True)
-    ]
-    write_json(cfg.output_dir / "evaluation_metrics.json", {**content, "skipped": skipped})
-
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(table[0]))
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(cfg.output_dir / "evaluation_metrics.csv", text.getvalue())
-
-    columns = {}
-    for row in (*rows[-2:], *rows[:-2]):  # Grayscale | Ground Truth | Generated ...
-        title = row.name if row.name in (GRAYSCALE, GROUND_TRUTH) else generated_title(row.name)
-        columns[title] = [row.shown.get(path) for path in sorted(reference.shown)]
-    if reference.shown:  # unless none of the chosen images can be read
-        save_comparison_figure(cfg.output_dir / "comparison.png", columns)
-
-    sections = {
-        "Protocol": protocol,
-        "Sources": [f"{row.name}: {', '.join(f'{k} {v}' for k, v in row.source.items() if v)}" for row in rows],
-        "Versions": [f"{name} {value}" for name, value in versions.items()],
-        "Skipped or missing": problems,
-    }
-    parts = ["# Colorization metrics", format_table(table), "![Comparison](comparison.png)"]
-    parts += [
-        f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items() if lines
-    ]
-    write_text(cfg.output_dir / "report.md", "\n\n".join(parts) + "\n")
-
-    say(format_table(table))
-    if problems:
-        say(f"{len(skipped)} images skipped, {sum(len(row.missing) for row in rows)} missing:")
-        say("\n".join(problems))
-    say(f"report: {cfg.output_dir / 'report.md'}, figure: {cfg.output_dir / 'comparison.png'}")
 
 
 def evaluate(cfg: MetricsConfig) -> None:

@@ -12,154 +12,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from config import FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
 from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
+from utils.colorize import batch_by_shape, comparison, merge, predict_ab, prepare
 from utils.images import (
     IMAGE_EXTENSIONS,
-    MAX_ASPECT,
     ImageError,
     Picture,
     list_images,
     name_outputs,
     pixel_count,
     read_picture,
-    resize,
     write_png,
 )
-from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab
 from utils.run import UserError, run_script, say, set_up_device
 
-STRIP_PIXELS = 2**17  # merged at a time
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
-PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
-
-
-def working_shape(height: int, width: int, img_size: int) -> tuple[int, int]:
-    """Give the height and width that the network sees: shorter side `img_size`, the aspect ratio kept.
-
-    Smaller images are enlarged to it, as they were for training: the network knows things at that scale. The
-    longer side ends at MAX_ASPECT times `img_size`, whatever the shorter side is then.
-    """
-    scale = min(img_size / min(height, width), MAX_ASPECT * img_size / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _to_lab(rgb: np.ndarray) -> Tensor:
-    """Convert (H, W, 3) of 8 or 16 bit to CIELAB (3, H, W), float32."""
-    planes = rgb.transpose(2, 0, 1).astype(np.float32, order="C")
-    return rgb_to_lab(torch.from_numpy(planes / np.float32(np.iinfo(rgb.dtype).max)))
-
-
-def _to_pixels(lab: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Convert CIELAB (3, H, W) to (H, W, 3) of 8 or 16 bit."""
-    return (lab_to_rgb(lab) * np.iinfo(dtype).max).round().numpy().transpose(1, 2, 0).astype(dtype)
-
-
-def prepare(picture: Picture, img_size: int) -> Tensor:
-    """Make what the network sees of a picture: L at the working size, (1, h, w), in [-1, 1]."""
-    return normalize_l(_to_lab(resize(picture.rgb, *working_shape(*picture.rgb.shape[:2], img_size)))[:1])
-
-
-def predict_ab(generator: nn.Module, lightness: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Run the generator in eval mode on B planes L (1, h, w); gives ab (B, 2, h, w) on the CPU, both in [-1, 1]."""
-    training = generator.training
-    generator.eval()
-    try:
-        with torch.inference_mode():
-            return generator(torch.stack(list(lightness)).to(device)).float().cpu()
-    finally:
-        generator.train(training)
-
-
-@torch.inference_mode()
-def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Picture:
-    """Give a picture the predicted color and leave it its lightness; what sRGB cannot show is moved toward gray.
-
-    Args:
-        picture: the input, (H, W).
-        ab: (2, h, w), in [-1, 1]; enlarged bilinearly.
-        strip_pixels: pixels merged at a time, which bounds the memory; it moves the result by float rounding alone.
-
-    Returns:
-        A picture of the input's size, bit depth and alpha.
-    """
-    height, width = picture.rgb.shape[:2]
-    small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0]
-    # rgb_to_lab, as skimage's, puts gray beside ab = 0: uncorrected, 16-bit gray comes back up to 2 levels off.
-    gray_ab = rgb_to_lab(torch.ones(3, 1, 1))[1:] / 100  # for each unit of L
-    colored = np.empty_like(picture.rgb)
-    rows = max(1, strip_pixels // width)
-    for top in range(0, height, rows):
-        lab = _to_lab(picture.rgb[top : top + rows])  # (3, rows, W)
-        source = (torch.arange(top, top + lab.shape[1]) + 0.5) * (small[0] / height) - 0.5
-        source = source.clamp(0, small[0] - 1)
-        above = source.long()
-        below = (above + 1).clamp(max=small[0] - 1)
-        lab[1:] = torch.lerp(ab[:, above], ab[:, below], (source - above)[:, None]) + gray_ab * lab[:1]
-        colored[top : top + rows] = _to_pixels(fit_gamut(lab), colored.dtype)
-    return Picture(colored, picture.alpha)
-
-
-def _batches(lightness: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
-    """Group the indices of planes of equal shape, at most `batch_size` together."""
-    groups = defaultdict(list)
-    for index, plane in enumerate(lightness):
-        groups[plane.shape].append(index)
-    for group in groups.values():
-        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
-
-
-def colorize_batch(
-    generator: nn.Module, pictures: Sequence[Picture], img_size: int, device: torch.device, batch_size: int = 8
-) -> list[Picture]:
-    """Color pictures of any shapes; those of one working shape go through the network together.
-
-    Args:
-        generator: maps L (B, 1, h, w) to ab (B, 2, h, w), both in [-1, 1]; on `device`.
-        pictures: as `read_picture` gives them.
-        img_size: shorter side at which the network works, in pixels.
-        device: of the generator.
-        batch_size: most pictures in one call of the generator.
-    """
-    lightness = [prepare(picture, img_size) for picture in pictures]
-    colored = list(pictures)
-    for batch in _batches(lightness, batch_size):
-        for index, ab in zip(batch, predict_ab(generator, [lightness[i] for i in batch], device), strict=True):
-            colored[index] = merge(pictures[index], ab)
-    return colored
-
-
-def colorize(generator: nn.Module, picture: Picture, img_size: int, device: torch.device) -> Picture:
-    """Color one picture, as `colorize_batch` does."""
-    return colorize_batch(generator, [picture], img_size, device)[0]
-
-
-def comparison(picture: Picture, colored: Picture) -> np.ndarray:
-    """Put input (its L as gray) | output | truth (where the input has color) in a row, (H, W, 3) uint8, no alpha."""
-    height, width = picture.rgb.shape[:2]
-    scale = min(1.0, PANEL_SIDE / max(height, width))
-    shape = max(1, round(height * scale)), max(1, round(width * scale))
-    truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
-    lab = _to_lab(truth)
-    lab[1:] = 0
-    gray = _to_pixels(lab, truth.dtype)[:, :, 1:2].repeat(3, axis=2)
-    gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
-    row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])
-    return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)
 
 
 def plan(cfg: InferConfig) -> dict[Path, Path]:
@@ -278,7 +156,7 @@ def infer(cfg: InferConfig) -> None:
                 loaded = [image for image in found if image]
                 progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
-                for batch in _batches([lightness for _, _, lightness in loaded], cfg.batch_size):
+                for batch in batch_by_shape([lightness for _, _, lightness in loaded], cfg.batch_size):
                     predicted = predict_ab(generator, [loaded[i][2] for i in batch], device)
                     for i, ab in zip(batch, predicted, strict=True):
                         writing.append(pool.submit(write, *loaded[i][:2], ab))

@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import calculate_metrics
 from models_lab import GeneratorUNet
 from utils import checkpoint
+from utils.fixed_samples import choose_fixed_images
 from utils.images import list_images, read_rgb, resize, write_png
 
 WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
@@ -172,6 +173,20 @@ def test_main_names_missing_and_broken_images(
     for text in (screen, (output / "report.md").read_text()):
         assert "broken.jpg: " in text and f"{names[0]}: no file of this name" in text and f"{names[1]}: not" in text
     assert "1 images skipped, 2 missing" in screen
+
+
+def test_main_shows_no_figure_where_none_of_its_images_can_be_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calculate_metrics, "FIGURE_IMAGES", 1)
+    truths = tmp_path / "truths"
+    shutil.copytree(photos, truths)
+    (chosen,) = choose_fixed_images(list_images(truths), 1)
+    chosen.write_bytes(b"no image")
+    code, output = run(tmp_path, "--images-dir", truths, "--results", "Copy", photos, "--img-size", 32)
+    assert code == 0 and read_rows(output)["Copy"]["images"] == 3
+    assert {path.name for path in output.iterdir()} == WRITTEN - {"comparison.png"}
+    assert "comparison.png" not in (output / "report.md").read_text() + capsys.readouterr().out
 
 
 def test_main_takes_the_newest_checkpoint_of_each_stage(

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import MetricsConfig
+from utils.report import NAMED_PROBLEMS, Row, format_table, make_table, to_json, write_report
+
+IMAGE = np.full((16, 16, 3), 128, np.uint8)
+FILES = {"evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
+
+
+def make_row(name: str, psnr: list[float], shown: bool = False) -> Row:
+    """A row of three images in batches of two and one, too small for MS-SSIM."""
+    row = Row(name, {"results": name.lower()}, shown={Path("a.png"): IMAGE} if shown else {})
+    for title, values in {"SSIM": [0.5, 0.75, 1.0], "Colorfulness": [10.0, 20.0, 30.0]}.items():
+        row.scores[title] = [torch.tensor(values[:2]), torch.tensor(values[2:])]
+    row.scores["MS-SSIM"] = [torch.full((2,), math.nan), torch.full((1,), math.nan)]
+    row.scores["Delta colorfulness"] = [torch.zeros(2), torch.zeros(1)]
+    row.scores["PSNR"] = [torch.tensor(psnr)]
+    return row
+
+
+def make_rows(shown: bool) -> list[Row]:
+    names = {"Model": [20.0, 30.0], "Grayscale": [25.0, math.inf], "Ground Truth": [math.inf, math.inf]}
+    return [make_row(name, psnr, shown) for name, psnr in names.items()]
+
+
+def test_make_table_averages_images_and_leaves_out_what_no_row_has() -> None:
+    table = make_table(make_rows(shown=False), None)
+    rest = {"SSIM": 0.75, "Colorfulness": 20, "Delta colorfulness": 0, "Images": 3}
+    assert table == [
+        {"Model": "Model", "PSNR": 25, **rest},
+        {"Model": "Grayscale", "PSNR": 25, **rest},
+        {"Model": "Ground Truth", "PSNR": math.inf, **rest},
+    ]
+
+
+def test_make_table_keeps_a_column_that_one_row_has() -> None:
+    table = make_table([make_row("Model", []), make_row("Ground Truth", [math.inf])], None)
+    assert math.isnan(table[0]["PSNR"]) and table[1]["PSNR"] == math.inf
+
+
+def test_format_table_aligns_columns() -> None:
+    table = [
+        {"Model": "Subset", "PSNR": 21.037, "SSIM": 0.87654, "FID": 9.876, "Images": 12},
+        {"Model": "Ground Truth", "PSNR": math.inf, "SSIM": 1.0, "FID": 0.0, "Images": 9},
+    ]
+    assert format_table(table).splitlines() == [
+        "| Model        |  PSNR |   SSIM |  FID | Images |",
+        "| ------------ | ----: | -----: | ---: | -----: |",
+        "| Subset       | 21.04 | 0.8765 | 9.88 |     12 |",
+        "| Ground Truth |   inf | 1.0000 | 0.00 |      9 |",
+    ]
+
+
+def test_to_json_has_plain_keys_and_no_bare_constants() -> None:
+    line = {"Model": "A", "PSNR": math.inf, "MS-SSIM": math.nan, "FD (random stand-in)": 0.5, "Images": 3}
+    expected = {"model": "A", "psnr": "inf", "ms_ssim": None, "fd_random_stand_in": 0.5, "images": 3}
+    assert to_json(line) == expected
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_write_report_embeds_the_figure_only_where_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shown: bool
+) -> None:
+    cfg = MetricsConfig(output_dir=tmp_path / "out", device="cpu", protocol="center-crop")
+    write_report(cfg, make_rows(shown), None, 3, {})
+    written = {path.name for path in cfg.output_dir.iterdir()}
+    report, screen = (cfg.output_dir / "report.md").read_text(), capsys.readouterr().out
+    assert written == FILES | ({"comparison.png"} if shown else set())
+    assert ("![Comparison](comparison.png)" in report) == shown
+    assert ("comparison.png" in report) == ("comparison.png" in screen) == shown
+    assert "3 images, 1 of them gray" in report and "the central square of the image" in report
+    assert "- Model: results model\n" in report and "## Skipped or missing" not in report
+    with open(cfg.output_dir / "evaluation_metrics.csv", newline="") as file:
+        assert [line["Model"] for line in csv.DictReader(file)] == ["Model", "Grayscale", "Ground Truth"]
+
+
+def test_write_report_names_all_problems_in_the_json_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg, rows = MetricsConfig(output_dir=tmp_path / "out", device="cpu"), make_rows(shown=False)
+    skipped = {f"{index}.jpg": "cut short" for index in range(NAMED_PROBLEMS)}
+    rows[0].missing = {"x.jpg": "no file of this name", "y.jpg": "no file of this name"}
+    write_report(cfg, rows, None, 3, skipped)
+    content = json.loads((cfg.output_dir / "evaluation_metrics.json").read_text())
+    assert content["skipped"] == skipped and content["rows"][0]["missing"] == rows[0].missing
+    screen = capsys.readouterr().out
+    assert f"{NAMED_PROBLEMS} images skipped, 2 missing:" in screen
+    for text in (screen, (cfg.output_dir / "report.md").read_text()):
+        assert f"{NAMED_PROBLEMS - 1}.jpg: cut short" in text and "x.jpg" not in text
+        assert "... and 2 more, in evaluation_metrics.json" in text
