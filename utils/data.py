@@ -119,8 +119,8 @@ def check_ranges(cfg: TrainingConfig) -> None:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:
         raise UserError(f"--load-size {cfg.load_size}: must be at least --img-size {cfg.img_size}")
-    if not 0 <= cfg.scale_jitter < 1:
-        raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 1)")
+    if not 0 <= cfg.scale_jitter <= 0.5:
+        raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 0.5]")
     if not 0 <= cfg.ema_decay < 1:
         raise UserError(f"--ema-decay {cfg.ema_decay}: must be in [0, 1)")
 
