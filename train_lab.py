@@ -75,7 +75,7 @@ def train(cfg: TrainConfig) -> Path:
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
-    averages = Averages()
+    averages = Averages(device)
     parts = {
         "generator": generator,
         "discriminator": discriminator,

@@ -234,11 +234,11 @@ def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):
 
 
 def test_averages_are_means_over_steps_and_name_what_is_not_finite():
-    averages = Averages()
+    averages = Averages(torch.device("cpu"))
     averages.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(2.0))
     averages.add(loss_a=torch.tensor(4.0), grad_norm=torch.tensor(1.0))
     assert averages.means(2)["loss_a"] == 2.5
-    restored = Averages()
+    restored = Averages(torch.device("cpu"))
     restored.load_state_dict(averages.state_dict())
     restored.add(loss_a=torch.tensor(float("nan")), grad_norm=torch.tensor(1.0))
     with pytest.raises(UserError, match="loss_a not finite by step 3"):

@@ -21,9 +21,10 @@ from utils.run import UserError
 
 
 class Averages:
-    """Running means of scalars over an epoch, kept on the device: adding one waits for nothing."""
+    """Running means of scalars over an epoch and all processes, kept on the device: adding one waits for nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
@@ -35,12 +36,15 @@ class Averages:
         self.count += 1
 
     def means(self, step: int) -> dict[str, float]:
-        """Give the means since the last reset.
+        """Give the means since the last reset; every process has to ask, and each gets the same.
 
         Raises:
             UserError: one of them is not finite.
         """
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        totals = torch.stack(list(self.sums.values())) / (self.count * run.world_size())
+        if dist.is_initialized():
+            dist.all_reduce(totals)
+        means = dict(zip(self.sums, totals.tolist(), strict=True))
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken:
             raise UserError(
@@ -59,7 +63,8 @@ class Averages:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over the state from last.pt."""
-        self.sums, self.count = dict(state_dict["sums"]), state_dict["count"]
+        self.sums = {name: total.to(self.device) for name, total in state_dict["sums"].items()}
+        self.count = state_dict["count"]
 
 
 class RunLog:
