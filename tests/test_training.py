@@ -19,6 +19,7 @@ import train_lab_finetune
 import train_vgg
 from config import FinetuneConfig, TrainConfig, VGGConfig
 from utils.logs import Averages
+from utils.optim import update_ema
 from utils.run import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +193,36 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path,
     for name in (newest.name, newest.name.replace("G_", "D_"), "best.pt"):
         assert_same_weights(cfg.output_dir / name, tmp_path / name)
     assert log_lines(cfg.output_dir) == log_lines(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "config_class", "more"),
+    [(train_lab_finetune, FinetuneConfig, {"epochs": 2}), (train_vgg, VGGConfig, {"vgg_weights": "stand-in"})],
+    ids=["finetune", "vgg"],
+)
+def test_later_stage_cut_off_and_resumed_ends_with_the_same_weights(
+    stage_one, sample_coco, tmp_path, monkeypatch, script, config_class, more
+):
+    paths = {
+        "images_dir": sample_coco / "train2017",
+        "cache_dir": tmp_path / "cache",
+        "filter_report": tmp_path / "no",
+    }
+    shared = {**TINY, **paths, **more, "last_every": 3, "init_checkpoint": stage_one[1]}
+    expected = script.train(config_class(**shared, output_dir=tmp_path / "whole"))
+
+    def cut_off(ema, network, step, decay):
+        if step == 5:
+            raise ZeroDivisionError
+        update_ema(ema, network, step, decay)
+
+    monkeypatch.setattr(script, "update_ema", cut_off)
+    with pytest.raises(ZeroDivisionError):
+        script.train(config_class(**shared, output_dir=tmp_path / "cut"))
+    monkeypatch.undo()
+    found = script.train(config_class(**shared, output_dir=tmp_path / "cut"))
+    for letter in "GD":
+        assert_same_weights(*(path.with_name(f"{letter}{path.name[1:]}") for path in (expected, found)))
 
 
 def steps_saved(folder: Path) -> int:
