@@ -24,7 +24,7 @@ from config import CacheConfig
 from dataset_lab_cache import CACHE_FORMAT, cache_folder
 from utils import run
 from utils.files import open_atomically, read_json, write_json
-from utils.images import ImageError, list_images, map_in_threads
+from utils.images import FIRST, ImageError, list_images, map_in_threads
 from utils.run import UserError
 from utils.samples import image_keys, load_lab, source_hash
 
@@ -66,7 +66,7 @@ def cache(cfg: CacheConfig) -> Path:
     if cfg.load_size < 1 or cfg.shard_images < 1:
         raise UserError(f"--load-size {cfg.load_size} --shard-images {cfg.shard_images}: both must be at least 1")
     cv2.setNumThreads(0)
-    images = list_images(cfg.images_dir)
+    images = list_images(cfg.images_dir, mend=FIRST)
     names = image_keys(cfg.images_dir, images)
     request = {
         "format": CACHE_FORMAT,

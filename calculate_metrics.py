@@ -9,6 +9,7 @@ name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and com
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from config import MetricsConfig
 from utils import metrics
 from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
 from utils.fixed_samples import choose_fixed_images
-from utils.images import ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
+from utils.images import FIRST, ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
 from utils.report import DECIMALS, Row, write_report
 from utils.run import UserError, run_script, say, set_up_device
@@ -51,12 +52,17 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
     Raises:
         UserError: the folder has none of them.
     """
-    found = list_images(folder, recursive=True)
+    found = list_images(folder, recursive=True, mend=f"name the folder of --results {name}")
     index: dict[str, Path] = {}
     for path, key in zip(found, image_keys(folder, found), strict=True):
         index.setdefault(key, path)
         index.setdefault(key.removesuffix(path.suffix), path)
-    keys = image_keys(images_dir, images)
+    if images_dir.is_dir():
+        keys = image_keys(images_dir, images)
+    else:  # infer_lab.py names the outputs of a list relative to the folder that holds all its images
+        paths = [Path(os.path.abspath(image)) for image in images]
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        keys = [path.relative_to(root).as_posix() for path in paths]
     outputs = [output.as_posix() for output in name_outputs([Path(key) for key in keys])]
     stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
     uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp
@@ -182,7 +188,7 @@ def evaluate(cfg: MetricsConfig) -> None:
     if min(cfg.max_images, cfg.batch_size) < 1 or cfg.img_size < 16:
         raise UserError("--max-images and --batch-size must be at least 1, --img-size at least 16")
     device = set_up_device(cfg.device)
-    images = list_images(cfg.images_dir)[: cfg.max_images]
+    images = list_images(cfg.images_dir, mend=FIRST)[: cfg.max_images]
     rows = open_rows(cfg, images, device)
     fid = metrics.load_fid(cfg.inception_weights, device)
     if cfg.img_size < metrics.MS_SSIM_MIN_SIZE:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from config import FILTER_REPORT, FilterConfig
 from utils.files import read_json, write_json
-from utils.images import ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
+from utils.images import FIRST, ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
 from utils.run import UserError, run_script, say
 
@@ -180,7 +180,7 @@ def filter_images(cfg: FilterConfig) -> None:
         UserError: an input is missing or broken, the output folder is not ours, or no image passes.
     """
     source = cfg.images_dir or cfg.data_root / "train2017"
-    images = list(dict.fromkeys(list_images(source)))
+    images = list(dict.fromkeys(list_images(source, mend=FIRST)))
     output_dir = cfg.output_dir.resolve()
     check_output_dir(output_dir, images)
     twice = [name for name, count in Counter(path.name for path in images).items() if count > 1]

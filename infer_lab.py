@@ -175,7 +175,8 @@ def infer(cfg: InferConfig) -> None:
     if len(broken) == len(outputs):
         raise UserError(f"{cfg.input}: none of its {len(outputs)} images can be read")
     skipped = f", skipped {len(broken)}" if broken else ""
-    say(f"colored {len(outputs) - len(broken)} images in {seconds:.1f} s{skipped}; they are in {cfg.output_dir}")
+    count = len(outputs) - len(broken)
+    say(f"colored {count} image{'s' if count > 1 else ''} in {seconds:.1f} s{skipped}; they are in {cfg.output_dir}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from config import DATA_ROOT
 from dataset_lab_cache import LabCacheDataset, cache_folder
 from dataset_lab_subset import LabSubsetDataset
-from utils.images import list_images
+from utils.images import FIRST, list_images
 from utils.run import git_commit, run_script
 from utils.samples import image_keys, source_hash
 
@@ -55,7 +55,7 @@ def compare(cfg: LoadingConfig) -> None:
     """Time both datasets and print the result."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    images = list_images(cfg.images_dir)
+    images = list_images(cfg.images_dir, mend=FIRST)
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--images-dir", str(cfg.images_dir), "--cache-dir", folder, "--load-size", str(cfg.load_size)]
         subprocess.run([sys.executable, "cache_lab.py", *arguments], check=True)

@@ -274,3 +274,16 @@ def test_predict_at_gives_the_generator_the_size_of_its_training() -> None:
     assert seen == [(2, 1, 96, 96)] and ab.shape == (2, 2, 256, 256)
     assert torch.allclose(ab, torch.tensor(0.25), atol=1e-6)
     assert torch.equal(calculate_metrics.predict_at(generator, 256, l), l.repeat(1, 2, 1, 1))
+
+
+def test_match_files_finds_what_inference_makes_of_a_list_elsewhere(photos: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / "lists" / "chosen.txt"
+    chosen.parent.mkdir()
+    images = list_images(photos)[:2]
+    chosen.write_text("".join(f"{path}\n" for path in images))
+    for path in images:
+        write_png(tmp_path / "done" / f"{path.stem}.png", read_rgb(path))
+    matches = calculate_metrics.match_files("Done", tmp_path / "done", list_images(chosen), chosen)
+    assert {image.name: match.name for image, match in matches.items()} == {
+        path.name: f"{path.stem}.png" for path in images
+    }

@@ -69,13 +69,14 @@ def test_load_stage_says_what_to_run_first(tmp_path):
     (tmp_path / "D_epoch_001.pt").unlink()
     with pytest.raises(UserError, match=r"D_epoch_001.pt: no such checkpoint"):
         checkpoint.load_stage(path, CPU, "train_lab.py")
+    path.rename(tmp_path / "best.pt")
     with pytest.raises(UserError, match=r"best.pt: name the G_"):
         checkpoint.load_stage(tmp_path / "best.pt", CPU, "train_lab.py")
 
 
 def test_load_generator_refuses_what_is_not_a_generator(tmp_path):
     path = save_pair(tmp_path)
-    with pytest.raises(UserError, match="holds a PatchDiscriminator"):
+    with pytest.raises(UserError, match="kind PatchDiscriminator"):
         checkpoint.load_generator(tmp_path / "D_epoch_001.pt", CPU)
     (tmp_path / "page.pt").write_text("<html>not found</html>")
     (tmp_path / "short.pt").write_bytes(path.read_bytes()[:5000])

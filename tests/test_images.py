@@ -309,7 +309,7 @@ def test_list_images_reads_a_list_relative_to_its_folder(tmp_path: Path) -> None
         (lambda path: path.mkdir(), "no images there"),
         (lambda path: path.write_text("\n"), "no images there"),
         (lambda path: path.write_bytes(b"\x93\xff\xfe"), "neither an image"),
-        (lambda path: None, "no such folder"),
+        (lambda path: None, "no such image, folder or list"),
     ],
 )
 def test_list_images_names_an_empty_source(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

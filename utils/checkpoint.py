@@ -119,7 +119,7 @@ def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Mo
     entries = read(path, mend)
     try:
         if entries["kind"] != network_class.__name__:
-            raise UserError(f"{path}: holds a {entries['kind']}, not a {network_class.__name__}; {mend}")
+            raise UserError(f"{path}: a file of kind {entries['kind']}, not {network_class.__name__}; {mend}")
         with torch.device("meta"):
             network = network_class(**entries["architecture"])
         weights: dict[str, Tensor] = {name: value.float() for name, value in entries.pop("weights").items()}
@@ -169,7 +169,7 @@ def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Genera
         UserError: one of the files is missing, damaged or something else.
     """
     mend = f"run python {run_first} first, or give --init-checkpoint"
-    if not path.name.startswith("G_"):
+    if path.is_file() and not path.name.startswith("G_"):
         raise UserError(f"--init-checkpoint {path}: name the G_*.pt file; the D_*.pt beside it is read as well")
     generator, info = _build(GeneratorUNet, path, mend)
     discriminator, _ = _build(PatchDiscriminator, path.with_name("D_" + path.name.removeprefix("G_")), mend)

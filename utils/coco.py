@@ -28,7 +28,7 @@ from config import DATA_ROOT
 from utils.run import UserError, run_script, say
 
 TRIES = 5  # connections in a row that bring nothing new
-RETRY_SECONDS = 2.0  # wait before the second; doubles with each
+RETRY_SECONDS = 1.0  # wait after a try that went on; doubles with each that brought nothing
 TIMEOUT_SECONDS = 60.0
 BLOCK = 1 << 20
 
@@ -137,7 +137,9 @@ def download(url: str, target: Path, md5: str) -> None:
         failures = 0 if grown else failures + 1
         if failures == TRIES:
             raise UserError(f"{url}: {problem}; check the network, then run the same command: it goes on from here")
-        time.sleep(RETRY_SECONDS * 2**failures)
+        wait = RETRY_SECONDS * 2**failures
+        say(f"{url}: {problem}; trying again in {wait:.0f} s")
+        time.sleep(wait)
     say(f"checking {target.name}")
     if not check_integrity(str(partial), md5):
         partial.unlink()

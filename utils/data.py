@@ -21,7 +21,7 @@ from dataset_lab_subset import LabSubsetDataset
 from utils import run
 from utils.files import read_json
 from utils.fixed_samples import choose_fixed_images
-from utils.images import list_images
+from utils.images import FIRST, list_images
 from utils.run import UserError
 from utils.samples import image_keys, source_hash
 
@@ -138,7 +138,7 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
             fit.
     """
     check_ranges(cfg)
-    images = list_images(images_dir)
+    images = list_images(images_dir, mend=FIRST)
     key = source_hash(images_dir, images)
     folder = cache_folder(cfg.cache_dir, images_dir)
     cached = (folder / "index.json").exists()

@@ -54,6 +54,8 @@ def read_json(path: Path, mend: str) -> dict:
     Raises:
         UserError: it cannot be read or is something else; the message ends in `mend`.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {mend}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

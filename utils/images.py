@@ -20,6 +20,7 @@ from utils.files import write_bytes
 from utils.run import UserError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+FIRST = "run python -m utils.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
@@ -50,12 +51,13 @@ class Picture:
         return bool((self.rgb != self.rgb[:, :, :1]).any())
 
 
-def list_images(source: Path, recursive: bool = False) -> list[Path]:
+def list_images(source: Path, recursive: bool = False, mend: str = "check the path") -> list[Path]:
     """List the images of a source in sorted order.
 
     Args:
         source: a folder, or a text file with one path a line, taken relative to the file's folder.
         recursive: walk the folders below a folder as well (symbolic links to folders are not followed).
+        mend: what to do where there is no such source.
 
     Raises:
         UserError: the source does not exist or holds no image.
@@ -74,7 +76,7 @@ def list_images(source: Path, recursive: bool = False) -> list[Path]:
             raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
         images = sorted(source.parent / line.strip() for line in lines if line.strip())
     else:
-        raise UserError(f"{source}: no such folder or list of images")
+        raise UserError(f"{source}: no such image, folder or list of images; {mend}")
     if not images:
         raise UserError(f"{source}: no images there ({', '.join(sorted(IMAGE_EXTENSIONS))})")
     return images

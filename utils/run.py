@@ -34,7 +34,9 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     A `UserError`, or an `OSError` such as a full disk, ends in one line on stderr and code 2; an interrupt in one
     line and code 130. Anything else is a bug and keeps its traceback.
     """
-    config = tyro.cli(config_class, args=argv)
+    module = sys.modules["__main__"].__spec__  # of python -m; a script has none
+    program = f"-m {module.name}" if module else Path(sys.argv[0]).name
+    config = tyro.cli(config_class, args=argv, prog=f"python {program}")
     try:
         function(config)
     except (UserError, OSError) as error:
