@@ -25,6 +25,7 @@ from dataset_lab_cache import CACHE_FORMAT, cache_folder
 from utils import run
 from utils.files import open_atomically, read_json, write_json
 from utils.images import FIRST, ImageError, list_images, map_in_threads
+from utils.lab import STORED_RANGES
 from utils.run import UserError
 from utils.samples import image_keys, load_lab, source_hash
 
@@ -76,7 +77,7 @@ def cache(cfg: CacheConfig) -> Path:
         "load_size": cfg.load_size,
         "shard_images": cfg.shard_images,
         "layout": "(H, W, 3) uint8: L, a, b as utils.lab.encode_lab stores them",
-        "ranges": {"L": [0, 100], "a": [-128, 127], "b": [-128, 127]},
+        "ranges": STORED_RANGES,
     }
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
     request_file, index_file = folder / "request.json", folder / "index.json"

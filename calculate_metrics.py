@@ -27,7 +27,17 @@ from config import MetricsConfig
 from utils import metrics
 from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
 from utils.fixed_samples import choose_fixed_images
-from utils.images import FIRST, ImageError, center_crop, list_images, map_in_threads, name_outputs, read_rgb, resize
+from utils.images import (
+    FIRST,
+    ImageError,
+    center_crop,
+    common_root,
+    list_images,
+    map_in_threads,
+    name_outputs,
+    read_rgb,
+    resize,
+)
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
 from utils.report import DECIMALS, Row, write_report
 from utils.run import UserError, run_script, say, set_up_device
@@ -57,12 +67,8 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
     for path, key in zip(found, image_keys(folder, found), strict=True):
         index.setdefault(key, path)
         index.setdefault(key.removesuffix(path.suffix), path)
-    if images_dir.is_dir():
-        keys = image_keys(images_dir, images)
-    else:  # infer_lab.py names the outputs of a list relative to the folder that holds all its images
-        paths = [Path(os.path.abspath(image)) for image in images]
-        root = Path(os.path.commonpath([path.parent for path in paths]))
-        keys = [path.relative_to(root).as_posix() for path in paths]
+    root = os.path.abspath(common_root(images_dir, images))
+    keys = [Path(os.path.abspath(image)).relative_to(root).as_posix() for image in images]
     outputs = [output.as_posix() for output in name_outputs([Path(key) for key in keys])]
     stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
     uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp

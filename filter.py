@@ -214,6 +214,7 @@ def filter_images(cfg: FilterConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
     return run_script(FilterConfig, filter_images, argv)
 
 

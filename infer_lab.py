@@ -28,6 +28,7 @@ from utils.images import (
     IMAGE_EXTENSIONS,
     ImageError,
     Picture,
+    common_root,
     list_images,
     name_outputs,
     pixel_count,
@@ -52,7 +53,7 @@ def plan(cfg: InferConfig) -> dict[Path, Path]:
     if output_dir == source.resolve():
         raise UserError(f"{cfg.output_dir}: the outputs would mix with the inputs; {mend}")
     if source.is_dir():
-        root, images = source, list_images(source, cfg.recursive)
+        images = list_images(source, cfg.recursive)
         if output_dir.is_relative_to(source.resolve()):  # what an earlier run wrote is no input
             images = [path for path in images if not path.parent.resolve().is_relative_to(output_dir)]
         if not images:
@@ -60,10 +61,7 @@ def plan(cfg: InferConfig) -> dict[Path, Path]:
     else:
         single = source.is_file() and source.suffix.lower() in IMAGE_EXTENSIONS
         images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in [source] * single or list_images(source)))
-        try:
-            root = Path(os.path.commonpath([path.parent for path in images]))
-        except ValueError:  # Windows
-            raise UserError(f"{source}: its images are on several drives; make a list for each") from None
+    root = common_root(source, images)
     names = name_outputs([path.relative_to(root) for path in images])
     inputs = {identity: path for path in images if (identity := _identity(path))}
     for folder in [output_dir, output_dir / COMPARE][: 1 + cfg.compare]:

@@ -213,6 +213,7 @@ def get_coco(cfg: CocoConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
     return run_script(CocoConfig, get_coco, argv)
 
 

@@ -82,6 +82,20 @@ def list_images(source: Path, recursive: bool = False, mend: str = "check the pa
     return images
 
 
+def common_root(source: Path, images: Sequence[Path]) -> Path:
+    """Give the folder that outputs are named relative to: the source, or what holds all images of a list.
+
+    Raises:
+        UserError: the images of a list lie on several drives.
+    """
+    if source.is_dir():
+        return source
+    try:
+        return Path(os.path.commonpath([Path(os.path.abspath(image)).parent for image in images]))
+    except ValueError:  # Windows
+        raise UserError(f"{source}: its images are on several drives; make a list for each") from None
+
+
 def name_outputs(images: Sequence[Path]) -> list[Path]:
     """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
 

@@ -16,6 +16,7 @@ L_CENTER = 50.0  # the networks see L / 50 - 1
 AB_SCALE = 110.0  # and ab / 110
 _L_STORED = 255.0 / 100.0  # uint8 storage: L * 255/100 and ab + 128, OpenCV's 8-bit convention
 _AB_STORED = 128.0
+STORED_RANGES = {"L": [0, 100], "a": [-128, 127], "b": [-128, 127]}  # what the levels 0 and 255 stand for
 
 _XYZ_FROM_RGB = torch.tensor(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],

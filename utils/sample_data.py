@@ -179,6 +179,7 @@ def build(cfg: SampleConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
     return run_script(SampleConfig, build, argv)
 
 
