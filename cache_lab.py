@@ -3,8 +3,8 @@
     python cache_lab.py                                        # the filtered subset
     python cache_lab.py --images-dir data/coco/train2017       # the full data set
 
-Reads a folder of images, or a text file with one path a line. Writes lab_cache/<its name>/: shards of (H, W, 3)
-uint8 images at most 3 bytes a pixel, the aspect ratio kept, and index.json. Interrupted, the same command goes on
+Reads a folder of images, or a text file with one path a line. Writes lab_cache/<its name>/: shards of (3, H, W)
+uint8 images, 3 bytes a pixel, the aspect ratio kept, and index.json. Interrupted, the same command goes on
 after the last whole shard. Color as in scikit-image's CIELAB (CIE 15:2004), see utils/lab.py.
 """
 
@@ -27,13 +27,13 @@ from utils.files import open_atomically, read_json, write_json
 from utils.images import FIRST, ImageError, list_images, map_in_threads
 from utils.lab import STORED_RANGES
 from utils.run import UserError
-from utils.samples import image_keys, load_lab, source_hash
+from utils.samples import image_keys, lab_planes, load_rgb, source_hash
 
 
 def load_or_explain(path: Path, load_size: int) -> np.ndarray | str:
-    """Give the stored LAB of an image, or the reason why it cannot be used."""
+    """Give the stored LAB of an image, (3, H, W), or the reason why it cannot be used."""
     try:
-        return load_lab(path, load_size)
+        return np.stack(lab_planes(load_rgb(path, load_size)))
     except ImageError as error:
         return str(error)
 
@@ -52,7 +52,7 @@ def write_shard(folder: Path, number: int, images: Sequence[Path], names: Sequen
                 skipped[name] = lab
             else:
                 file.write(lab.tobytes())
-                entries.append((name, *lab.shape[:2]))
+                entries.append((name, *lab.shape[1:]))
     record = {"entries": entries, "skipped": skipped}
     write_json(folder / f"shard_{number:05d}.json", record, indent=None)
     return record
@@ -76,7 +76,7 @@ def cache(cfg: CacheConfig) -> Path:
         "images": len(images),
         "load_size": cfg.load_size,
         "shard_images": cfg.shard_images,
-        "layout": "(H, W, 3) uint8: L, a, b as utils.lab.encode_lab stores them",
+        "layout": "(3, H, W) uint8: L, a, b as utils.lab.encode_lab stores them",
         "ranges": STORED_RANGES,
     }
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)

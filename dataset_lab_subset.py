@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-from torch.utils.data import Dataset
+import numpy as np
 
 from utils.images import ImageError
 from utils.run import UserError
-from utils.samples import cut_sample, load_lab, sample_rng
+from utils.samples import LabDataset, lab_planes, load_rgb
 
 
-class LabSubsetDataset(Dataset[tuple[Tensor, Tensor]]):
+class LabSubsetDataset(LabDataset):
     """Read (L, ab) samples from image files.
 
     An image that cannot be used is named once on stderr and replaced by the next one in the list.
@@ -30,29 +29,28 @@ class LabSubsetDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, images: Sequence[Path], img_size: int, load_size: int, seed: int | None, scale_jitter: float = 0.0
     ):
-        self.images = list(images)
-        self.img_size, self.load_size = img_size, load_size
-        self.seed, self.scale_jitter = seed, scale_jitter
+        super().__init__(img_size, seed, scale_jitter)
+        self.images, self.load_size = list(images), load_size
         self.broken: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give L (1, S, S) and ab (2, S, S), uint8, of an index, or of (epoch, index) for random crops.
+    def load(self, index: int) -> np.ndarray:
+        """Give image `index`, or the next one that can be used, as RGB (H, W, 3), uint8.
 
         Raises:
             UserError: none of the images can be used.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = None if self.seed is None else sample_rng(self.seed, epoch, index)
         for candidate in [*range(index, len(self.images)), *range(index)]:
             try:
-                lab = load_lab(self.images[candidate], self.load_size)
+                return load_rgb(self.images[candidate], self.load_size)
             except ImageError as error:
                 if candidate not in self.broken:
                     self.broken.add(candidate)
                     print(f"skipped {self.images[candidate]}: {error}", file=sys.stderr, flush=True)
-                continue
-            return cut_sample(lab, self.img_size, rng, self.scale_jitter)
         raise UserError(f"{self.images[0].parent}: none of its {len(self.images)} images can be read")
+
+    def to_planes(self, crop: np.ndarray) -> Sequence[np.ndarray]:
+        """Convert a part of an image, which is cheaper than the whole, to planes of stored LAB."""
+        return lab_planes(crop)

@@ -99,7 +99,7 @@ def measure_pixels(path: Path) -> tuple[float, float, float]:
     Raises:
         ImageError: it cannot be decoded, or is too long for the later stages.
     """
-    rgb = read_rgb(path)
+    rgb = read_rgb(path, MEASURED_SIDE)
     height, width = shorter_side_shape(*rgb.shape[:2], MEASURED_SIDE)
     if height < rgb.shape[0]:
         rgb = resize(rgb, height, width)

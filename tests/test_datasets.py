@@ -22,7 +22,7 @@ from utils import data as data_module
 from utils.data import EpochBatches, is_held_out, open_training_data
 from utils.images import list_images, write_png
 from utils.run import UserError
-from utils.samples import cut_sample, image_keys, load_lab, sample_rng, source_hash
+from utils.samples import choose_crop, image_keys, load_rgb, sample_draws, source_hash
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,21 +69,42 @@ def test_cache_and_files_give_the_same_samples(photos, tmp_path, seed, scale_jit
             assert l.dtype == ab.dtype == torch.uint8
             assert l.shape == (1, 64, 64) and ab.shape == (2, 64, 64)
             assert torch.equal(l, file_l) and torch.equal(ab, file_ab)
+    keys = [(2, 5), (2, 0), (3, 5)]
+    batch_l, batch_ab = from_cache.__getitems__(keys)
+    for (l, ab), key in zip(zip(batch_l, batch_ab, strict=True), keys, strict=True):
+        assert torch.equal(l, from_files[key][0]) and torch.equal(ab, from_files[key][1])
 
 
-def test_cut_sample_crops_and_flips_within_the_image():
-    lab = np.zeros((8, 9, 3), np.uint8)
-    lab[..., 0], lab[..., 1] = np.arange(9)[None], np.arange(8)[:, None]
+def test_choose_crop_finds_every_place_and_both_directions():
     seen = set()
     for index in range(200):
-        l, ab = cut_sample(lab, 6, sample_rng(0, 0, index))
-        row = l[0, 0].tolist()
-        flipped = row[0] > row[-1]
-        assert sorted(row) == list(range(min(row), min(row) + 6))
-        seen.add((min(row), ab[0, 0, 0].item(), flipped))
-    assert len(seen) == 4 * 3 * 2  # every place and both directions
-    l, _ = cut_sample(lab, 6, None)
-    assert l[0, 0].tolist() == [1, 2, 3, 4, 5, 6]
+        rows, columns, flip = choose_crop(8, 9, 6, sample_draws(0, 0, index), 0.0)
+        assert rows.stop - rows.start == columns.stop - columns.start == 6
+        seen.add((rows.start, columns.start, flip))
+    assert seen == {(top, left, flip) for top in range(3) for left in range(4) for flip in (False, True)}
+    assert choose_crop(8, 9, 6, None, 0.5) == (slice(1, 7), slice(1, 7), False)
+    rows = [choose_crop(30, 40, 20, sample_draws(0, 1, index), 0.2)[0] for index in range(300)]
+    assert {row.stop - row.start for row in rows} == set(range(16, 25))
+    assert choose_crop(20, 40, 20, (0.99, 0, 0, 0), 0.2)[0] == slice(0, 20)
+
+
+def test_samples_are_flipped_left_to_right(tmp_path):
+    write_png(tmp_path / "a.png", np.tile(np.arange(0, 200, 10, np.uint8)[None, :, None], (20, 1, 3)))
+    whole = LabSubsetDataset([tmp_path / "a.png"], 20, 20, seed=None)[0]
+    random = LabSubsetDataset([tmp_path / "a.png"], 20, 20, seed=0)
+    flips = [choose_crop(20, 20, 20, sample_draws(0, epoch, 0), 0.0)[2] for epoch in range(8)]
+    assert 0 < sum(flips) < 8
+    for epoch, flip in enumerate(flips):
+        for planes, expected in zip(random[(epoch, 0)], whole, strict=True):
+            assert torch.equal(planes, expected.flip(2) if flip else expected)
+
+
+def test_sample_draws_are_uniform_and_independent():
+    draws = np.array([sample_draws(seed, 3, index) for seed in (0, 1) for index in range(4000)])
+    assert len(np.unique(draws)) == draws.size and draws.min() >= 0 and draws.max() < 1
+    counts = np.stack([np.histogram(column, 10, (0, 1))[0] for column in draws.T])
+    assert np.abs(counts - 800).max() < 5 * np.sqrt(800)
+    assert np.abs(np.corrcoef(draws.T) - np.eye(4)).max() < 5 / np.sqrt(len(draws))
 
 
 def test_random_samples_depend_on_epoch_and_index_alone(photos):
@@ -116,7 +137,7 @@ def test_cache_costs_three_bytes_a_pixel_and_names_what_it_skips(photos, tmp_pat
     assert list(index["meta"]["skipped"]) == ["broken.jpg"]
     assert "broken.jpg: not an image" in capsys.readouterr().out
     by_name = {name: (h, w) for name, h, w in shard}
-    assert by_name["2.JPG"] == load_lab(photos / "2.JPG", 72).shape[:2] == (72, 108)  # coffee is 400 x 600
+    assert by_name["2.JPG"] == load_rgb(photos / "2.JPG", 72).shape[:2] == (72, 108)  # coffee is 400 x 600
     assert sorted(path.name for path in folder.iterdir()) == ["index.json", "request.json", "shard_00000.bin"]
 
 

@@ -362,6 +362,35 @@ def test_resize_averages_areas_and_keeps_the_type() -> None:
     assert steps.min() == 0 and steps.max() == 1  # bicubic overshoots; clipped
 
 
+@pytest.mark.parametrize("shape", [(50, 101), (7, 40), (1, 1), (99, 150)])
+def test_resize_shrinks_8_bit_color_as_pillow_does(shape: tuple[int, int]) -> None:
+    expected = np.asarray(Image.fromarray(RGB).resize(shape[::-1], Image.Resampling.BILINEAR))
+    resized = resize(RGB, *shape)
+    assert resized.dtype == np.uint8 and resized.flags.c_contiguous
+    assert np.abs(resized.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_read_rgb_decodes_a_jpeg_at_reduced_size(orientation: int, tmp_path: Path) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB[:96, :168]).save(path, quality=95, exif=exif)
+    whole = read_rgb(path)
+    shorter = min(whole.shape[:2])
+    for at_least, factor in ((shorter, 1), (shorter // 2, 2), (shorter // 2 + 1, 1), (shorter // 9, 8)):
+        reduced = read_rgb(path, at_least)
+        assert reduced.shape[:2] == tuple(-(-side // factor) for side in whole.shape[:2])
+        expected = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(reduced.astype(int) - expected).mean() < 3
+
+
+def test_read_rgb_at_reduced_size_still_finds_a_jpeg_cut_short(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-200])
+    with pytest.raises(ImageError, match="cut short"):
+        read_rgb(tmp_path / "a.jpg", 16)
+
+
 def test_center_crop_cuts_the_middle() -> None:
     assert center_crop(np.arange(7)[:, None] * np.ones((1, 6)), 3, 2)[:, 0].tolist() == [2, 3, 4]
     assert center_crop(RGB, 10, 20).shape == (10, 20, 3)

@@ -102,6 +102,11 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Collate nothing: the datasets make whole batches."""
+    return batch
+
+
 def check_ranges(cfg: TrainingConfig) -> None:
     """Check the numbers that every stage takes.
 
@@ -172,11 +177,11 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
         pin_memory=cfg.device.startswith("cuda"),
         persistent_workers=cfg.num_workers > 0,
         worker_init_fn=_init_worker,
+        collate_fn=_as_it_is,
     )
     held_out_data = dataset(held_out, None)
-    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size)
-    samples = [held_out_data[i] for i in range(min(8, len(held_out)))]
-    fixed = torch.stack([l for l, _ in samples]), torch.stack([ab for _, ab in samples])
+    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_as_it_is)
+    fixed = held_out_data.__getitems__(range(min(8, len(held_out))))
     split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
     key = hashlib.sha256(f"{key}\n{split}".encode()).hexdigest()
     return TrainingData(loader, batches, val_loader, fixed, key)

@@ -32,7 +32,7 @@ NAMED_PROBLEMS = 20  # on the screen and in report.md; the JSON file names them 
 DECIMALS = {"PSNR": 2, "SSIM": 4, "MS-SSIM": 4, "Colorfulness": 2, "Delta colorfulness": 2}
 PROTOCOL = """
 {count} images, {gray} of them gray: the first {max_images} of {images_dir} in sorted order, less those skipped.
-Both sides: {shape} {img_size} x {img_size}, by area averaging (antialiased) to shrink and bicubic to enlarge.
+Both sides: {shape} {img_size} x {img_size}, by a triangle filter (antialiased) to shrink and bicubic to enlarge.
 A generator sees the truth's own L, resized to the size it was trained at, and its ab, resized back, is joined with \
 that very L. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits \
 before it is compared.

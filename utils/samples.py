@@ -1,4 +1,4 @@
-"""One sample, from an image file to uint8 L and ab: what the files and the cache must do alike.
+"""Samples, from an image to uint8 L and ab: what the files and the cache do alike.
 
 A sample depends on (seed, epoch, index) alone, never on which worker makes it, so a resumed run sees what an
 uninterrupted one would have seen. It stays uint8 until it is on the device (see `utils.lab.decode_lab`).
@@ -7,62 +7,116 @@ uninterrupted one would have seen. It stays uint8 until it is on the device (see
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from utils.images import center_crop, read_rgb, resize, shorter_side_shape
+from utils.images import read_rgb, resize, shorter_side_shape
 from utils.lab import encode_lab
 
 
-def load_lab(path: Path, load_size: int) -> np.ndarray:
-    """Read an image as stored LAB with its shorter side at `load_size`.
+def load_rgb(path: Path, load_size: int) -> np.ndarray:
+    """Read an image with its shorter side at `load_size`.
 
     Returns:
-        (H, W, 3), uint8, as `utils.lab.encode_lab` stores it.
+        (H, W, 3), uint8, sRGB.
 
     Raises:
         ImageError: the file cannot be used.
     """
-    rgb = read_rgb(path)
-    return encode_lab(resize(rgb, *shorter_side_shape(*rgb.shape[:2], load_size)))
+    rgb = read_rgb(path, load_size)
+    return resize(rgb, *shorter_side_shape(*rgb.shape[:2], load_size))
 
 
-def cut_sample(
-    lab: np.ndarray, img_size: int, rng: np.random.Generator | None, scale_jitter: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Cut a square sample: the center without `rng`, else a random crop, flipped half of the time.
+def lab_planes(rgb: np.ndarray) -> Sequence[np.ndarray]:
+    """Convert RGB (H, W, 3), uint8, to the three planes (H, W) of what `utils.lab.encode_lab` stores."""
+    return cv2.split(encode_lab(rgb))
+
+
+def sample_draws(seed: int, epoch: int, index: int) -> tuple[float, ...]:
+    """Draw four uniform numbers in [0, 1) for one sample of one epoch.
+
+    By a hash (BLAKE2b): seeding a random generator for every sample would take longer than cutting it.
+    """
+    digest = hashlib.blake2b(f"{seed}.{epoch}.{index}".encode(), digest_size=32).digest()
+    return tuple((word >> 11) / 2**53 for word in struct.unpack("<4Q", digest))
+
+
+def choose_crop(
+    height: int, width: int, img_size: int, draws: Sequence[float] | None, scale_jitter: float
+) -> tuple[slice, slice, bool]:
+    """Choose a square of an image: the center without `draws`, else a random place.
 
     Args:
-        lab: (H, W, 3), uint8, stored LAB, both sides at least `img_size`.
-        img_size: side of the sample.
-        rng: source of the crop, the flip and the jitter.
-        scale_jitter: the crop's side is drawn from img_size * [1 - s, 1 + s], then resized to `img_size`.
+        height, width: of the image, both at least `img_size`.
+        img_size: side of the square.
+        draws: four numbers in [0, 1), for the side, the top, the left and the flip.
+        scale_jitter: the side is drawn from img_size * [1 - scale_jitter, 1 + scale_jitter].
 
     Returns:
-        L (1, S, S) and ab (2, S, S), uint8.
+        Rows, columns, and whether to flip them left to right (half of the time).
     """
-    height, width = lab.shape[:2]
-    if rng is None:
-        crop = center_crop(lab, img_size, img_size)
-    else:
-        side = img_size
-        if scale_jitter:
-            side = min(round(img_size * rng.uniform(1 - scale_jitter, 1 + scale_jitter)), height, width)
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        crop = resize(lab[top : top + side, left : left + side], img_size, img_size)
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-    planes = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
-    return planes[:1], planes[1:]
+    if draws is None:
+        top, left = (height - img_size) // 2, (width - img_size) // 2
+        return slice(top, top + img_size), slice(left, left + img_size), False
+    side = img_size
+    if scale_jitter:
+        side = min(round(img_size * (1 + scale_jitter * (2 * draws[0] - 1))), height, width)
+    top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
+    return slice(top, top + side), slice(left, left + side), draws[3] < 0.5
 
 
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Make the random generator of one sample of one epoch."""
-    return np.random.default_rng((seed, epoch, index))
+class LabDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Square samples of images; a subclass says where the images come from and how a part of one becomes LAB.
+
+    Args:
+        img_size: side S of the samples, in pixels.
+        seed: of the random crops and flips; None gives center crops.
+        scale_jitter: share by which the crop's side varies before it is resized to S.
+    """
+
+    def __init__(self, img_size: int, seed: int | None, scale_jitter: float):
+        self.img_size, self.seed, self.scale_jitter = img_size, seed, scale_jitter
+
+    def load(self, index: int) -> np.ndarray:
+        """Give image `index` as (H, W, 3), uint8, both sides at least S."""
+        raise NotImplementedError
+
+    def to_planes(self, crop: np.ndarray) -> Sequence[np.ndarray]:
+        """Convert a part (h, w, 3) of such an image to the three planes (h, w) of stored LAB."""
+        raise NotImplementedError
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Give a batch, which a DataLoader asks for as a whole: L (B, 1, S, S) and ab (B, 2, S, S), uint8.
+
+        A key is an index, or (epoch, index) for the random crops of that epoch.
+        """
+        size = self.img_size
+        l, ab = np.empty((len(keys), 1, size, size), np.uint8), np.empty((len(keys), 2, size, size), np.uint8)
+        for position, key in enumerate(keys):
+            epoch, index = key if isinstance(key, tuple) else (0, key)
+            draws = None if self.seed is None else sample_draws(self.seed, epoch, index)
+            image = self.load(index)
+            rows, columns, flip = choose_crop(*image.shape[:2], size, draws, self.scale_jitter)
+            planes = self.to_planes(image[rows, columns])
+            for plane, out in zip(planes, (l[position, 0], *ab[position]), strict=True):
+                plane = resize(plane, size, size)
+                if flip:
+                    cv2.flip(plane, 1, dst=out)
+                else:
+                    out[...] = plane
+        return torch.from_numpy(l), torch.from_numpy(ab)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Give one sample: L (1, S, S) and ab (2, S, S), uint8."""
+        l, ab = self.__getitems__([key])
+        return l[0], ab[0]
 
 
 def image_keys(source: Path, images: Sequence[Path]) -> list[str]:
