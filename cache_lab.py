@@ -2,6 +2,7 @@
 
     python cache_lab.py                                        # the filtered subset
     python cache_lab.py --images-dir data/coco/train2017       # the full data set
+    torchrun --nnodes M --nproc_per_node 1 cache_lab.py        # on M machines that share a file system
 
 Reads a folder of images, or a text file with one path a line. Writes lab_cache/<its name>/: shards of (3, H, W)
 uint8 images, 3 bytes a pixel, the aspect ratio kept, and index.json. Interrupted, the same command goes on
@@ -18,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL
+import torch
 from tqdm import tqdm
 
 from config import CacheConfig
@@ -38,8 +40,8 @@ def load_or_explain(path: Path, load_size: int) -> np.ndarray | str:
         return str(error)
 
 
-def write_shard(folder: Path, number: int, images: Sequence[Path], names: Sequence[str], cfg: CacheConfig) -> dict:
-    """Write one shard and give its record: the (name, height, width) of its images, and what was skipped.
+def write_shard(folder: Path, number: int, images: Sequence[Path], names: Sequence[str], cfg: CacheConfig) -> None:
+    """Write one shard and its record: the (name, height, width) of its images, and what was skipped.
 
     The record is kept beside the shard until the index is written: a shard with a record is whole.
     """
@@ -47,26 +49,45 @@ def write_shard(folder: Path, number: int, images: Sequence[Path], names: Sequen
     skipped: dict[str, str] = {}
     with open_atomically(folder / f"shard_{number:05d}.bin") as file:
         loaded = map_in_threads(lambda path: load_or_explain(path, cfg.load_size), images, cfg.num_workers)
-        for name, lab in zip(names, tqdm(loaded, f"shard {number}", len(images), unit="image"), strict=True):
+        for name, lab in zip(
+            names, tqdm(loaded, f"shard {number}", len(images), unit="image", disable=not run.is_main()), strict=True
+        ):
             if isinstance(lab, str):
                 skipped[name] = lab
             else:
-                file.write(lab.tobytes())
+                file.write(lab)
                 entries.append((name, *lab.shape[1:]))
     record = {"entries": entries, "skipped": skipped}
     write_json(folder / f"shard_{number:05d}.json", record, indent=None)
-    return record
+
+
+def is_whole(folder: Path, request: dict, overwrite: bool) -> bool:
+    """Say whether a folder already holds the cache that is asked for.
+
+    Raises:
+        UserError: it holds a cache for another request that may not be replaced, or something else.
+    """
+    if not folder.exists() or (overwrite and (folder / "request.json").exists()):
+        return False
+    mend = f"delete {folder} if it is not needed"
+    earlier = read_json(folder / "request.json", mend) if (folder / "request.json").exists() else None
+    if earlier is None and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds something that cache_lab.py did not write; choose another --cache-dir")
+    if earlier not in (None, request):
+        changed = ", ".join(name for name in request if earlier.get(name) != request[name])
+        raise UserError(f"{folder}: holds a cache for another request ({changed}); --overwrite replaces it")
+    return (folder / "index.json").exists()
 
 
 def cache(cfg: CacheConfig) -> Path:
-    """Build the cache of a source and give its folder.
+    """Build the cache of a source and give its folder; under torchrun each process writes its share of the shards.
 
     Raises:
         UserError: there is nothing to cache, or the folder holds a cache for another request.
     """
     if cfg.load_size < 1 or cfg.shard_images < 1:
         raise UserError(f"--load-size {cfg.load_size} --shard-images {cfg.shard_images}: both must be at least 1")
-    cv2.setNumThreads(0)
+    run.set_up_device("cpu")
     images = list_images(cfg.images_dir, mend=FIRST)
     names = image_keys(cfg.images_dir, images)
     request = {
@@ -80,48 +101,52 @@ def cache(cfg: CacheConfig) -> Path:
         "ranges": STORED_RANGES,
     }
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
-    request_file, index_file = folder / "request.json", folder / "index.json"
-    if folder.exists():
-        mend = f"delete {folder} if it is not needed"
-        earlier = read_json(request_file, mend) if request_file.exists() else None
-        if earlier == request and not cfg.overwrite:
-            if index_file.exists():
-                print(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
-                return folder
-        elif earlier is None and any(folder.iterdir()):
-            raise UserError(f"{folder}: holds something that cache_lab.py did not write; choose another --cache-dir")
-        elif not cfg.overwrite:
-            changed = ", ".join(name for name in request if earlier.get(name) != request[name])
-            raise UserError(f"{folder}: holds a cache for another request ({changed}); --overwrite replaces it")
-        else:
+    if is_whole(folder, request, cfg.overwrite):
+        run.say(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
+        return folder
+    run.barrier()  # every process has looked before one of them writes
+    if run.is_main():
+        if cfg.overwrite and folder.exists():
             shutil.rmtree(folder)
-    write_json(request_file, request)
+        write_json(folder / "request.json", request)
+    run.barrier()
 
-    records = []
-    for number, first in enumerate(range(0, len(images), cfg.shard_images)):
+    firsts = list(enumerate(range(0, len(images), cfg.shard_images)))
+    records = [folder / f"shard_{number:05d}.json" for number, _ in firsts]
+    for number, first in firsts[run.rank() :: run.world_size()]:
         chunk = slice(first, first + cfg.shard_images)
-        record_file = folder / f"shard_{number:05d}.json"
-        if record_file.exists():
-            records.append(read_json(record_file, "rerun with --overwrite"))
-        else:
-            records.append(write_shard(folder, number, images[chunk], names[chunk], cfg))
-    skipped = {name: reason for record in records for name, reason in record["skipped"].items()}
-    if len(skipped) == len(images):
-        shutil.rmtree(folder)
-        raise UserError(f"{cfg.images_dir}: none of its {len(images)} images can be read")
-    versions = {"opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
-    meta = {**request, "versions": versions, "commit": run.git_commit(), "skipped": skipped}
-    write_json(index_file, {"meta": meta, "shards": [record["entries"] for record in records]}, indent=None)
-    for number in range(len(records)):
-        (folder / f"shard_{number:05d}.json").unlink()
+        if not records[number].exists():
+            write_shard(folder, number, images[chunk], names[chunk], cfg)
+    run.barrier()
+    if run.is_main():
+        write_index(folder, request, [read_json(record, "rerun with --overwrite") for record in records])
+        for record in records:
+            record.unlink()
+    return folder
 
+
+def write_index(folder: Path, request: dict, records: Sequence[dict]) -> None:
+    """Write index.json from the shards' records and say what was skipped.
+
+    Raises:
+        UserError: no image could be read; the folder is removed.
+    """
+    skipped = {name: reason for record in records for name, reason in record["skipped"].items()}
+    if len(skipped) == request["images"]:
+        shutil.rmtree(folder)
+        raise UserError(f"{request['source']}: none of its {len(skipped)} images can be read")
+    versions = {"opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    versions["torch"] = torch.__version__
+    meta = {**request, "versions": versions, "commit": run.git_commit(), "skipped": skipped}
+    write_json(
+        folder / "index.json", {"meta": meta, "shards": [record["entries"] for record in records]}, indent=None
+    )
     size = sum(path.stat().st_size for path in folder.glob("shard_*.bin"))
-    print(f"{folder}: {len(images) - len(skipped)} images, {size / 1e6:.1f} MB, {len(records)} shards")
+    print(f"{folder}: {request['images'] - len(skipped)} images, {size / 1e6:.1f} MB, {len(records)} shards")
     if skipped:
         print(f"skipped {len(skipped)}:")
         for name, reason in skipped.items():
             print(f"  {name}: {reason}")
-    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

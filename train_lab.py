@@ -60,10 +60,8 @@ def train(cfg: TrainConfig) -> Path:
     # Models
     origin = data.key
     if cfg.init_checkpoint is None:
-        generator = GeneratorUNet(cfg.gen_width, cfg.gen_depth, cfg.norm, cfg.upsample)
-        discriminator = PatchDiscriminator(cfg.disc_width, cfg.norm)
-        generator.to(device, memory_format=torch.channels_last)
-        discriminator.to(device, memory_format=torch.channels_last)
+        generator = run.place(GeneratorUNet(cfg.gen_width, cfg.gen_depth, cfg.norm, cfg.upsample), device)
+        discriminator = run.place(PatchDiscriminator(cfg.disc_width, cfg.norm), device)
     else:
         generator, discriminator, earlier = checkpoint.load_stage(cfg.init_checkpoint, device, "train_lab.py")
         checkpoint.say_hand_off(cfg.init_checkpoint, earlier, cfg)

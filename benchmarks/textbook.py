@@ -1,8 +1,7 @@
 """The yardstick: the loop that published LAB-Pix2Pix repositories use, written plainly and with nothing slowed down.
 
-    python -m benchmarks.textbook infer IMAGES CHECKPOINT OUTPUT
-    python -m benchmarks.textbook cache IMAGES OUTPUT
-    python -m benchmarks.textbook metrics IMAGES RESULTS...
+    python -m benchmarks.textbook DEVICE infer IMAGES CHECKPOINT OUTPUT
+    python -m benchmarks.textbook DEVICE metrics IMAGES RESULTS...
 
 float32 throughout, one sample at a time through PIL and scikit-image, one .pt file a sample, every forward pass as
 often as those loops run it. Each of its parts is what a ratio of `python -m benchmarks` is taken to.
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,7 @@ class Generator(nn.Module):
         super().__init__()
         self.architecture: dict[str, int] = {}
         down, up = (1, 64, 128, 256, 512, 512, 512), (512, 512, 256, 128, 64)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(i, o, 4, 2, 1, bias=False) for i, o in zip(down[:-1], down[1:], strict=True)
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(i, o, 4, 2, 1, bias=False) for i, o in pairwise(down))
         ins = (512, 1024, 1024, 512, 256)
         self.ups = nn.ModuleList(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False) for i, o in zip(ins, up, strict=True))
         self.norms = nn.ModuleList(nn.InstanceNorm2d(channels) for channels in (*down[2:-1], *up))
@@ -230,16 +228,13 @@ def list_folder(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
 
 
-def main(part: str, images: str, *rest: str) -> None:
+def main(device: str, part: str, images: str, *rest: str) -> None:
     """Run one part on a folder of images, as a process of its own."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     paths = list_folder(Path(images))
     if part == "infer":
-        infer(paths, Path(rest[0]), Path(rest[1]), device)
-    elif part == "cache":
-        cache(paths, Path(rest[0]))
+        infer(paths, Path(rest[0]), Path(rest[1]), torch.device(device))
     elif part == "metrics":
-        print(metrics(paths, [Path(folder) for folder in rest], device))
+        print(metrics(paths, [Path(folder) for folder in rest], torch.device(device)))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dic
         UserError: the file is missing, damaged or something else.
     """
     generator, info = _build(GeneratorUNet, path, "name a G_*.pt file that one of the training scripts wrote")
-    return generator.to(device, memory_format=torch.channels_last).eval(), info
+    return run.place(generator, device).eval(), info
 
 
 def training_size(info: Mapping[str, dict]) -> int:
@@ -174,8 +174,7 @@ def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Genera
     generator, info = _build(GeneratorUNet, path, mend)
     discriminator, _ = _build(PatchDiscriminator, path.with_name("D_" + path.name.removeprefix("G_")), mend)
     info["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    place = {"device": device, "memory_format": torch.channels_last}
-    return generator.to(**place).train(), discriminator.to(**place).train(), info
+    return run.place(generator, device).train(), run.place(discriminator, device).train(), info
 
 
 def say_hand_off(path: Path, info: Mapping[str, dict], cfg: config.TrainingConfig) -> None:

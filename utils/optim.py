@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Adam
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def make_adam(module: nn.Module, learning_rate: float) -> Adam:
@@ -63,7 +64,7 @@ def backward_and_step(loss: Tensor, optimizer: Adam, scaler: GradScaler) -> Tens
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
     scaler.unscale_(optimizer)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.grad for p in parameters])))
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])
     scaler.step(optimizer)
     return norm.nan_to_num(0, 0, 0) if scaler.is_enabled() else norm
 
@@ -78,7 +79,9 @@ def update_ema(ema: nn.Module, module: nn.Module, step: int, decay: float) -> No
         step: from 0; early averages are short: the decay is at most (1 + step) / (10 + step).
         decay: in [0, 1).
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    averages, currents = ([*network.parameters(), *network.buffers()] for network in (ema, module))
-    pairs = [pair for pair in zip(averages, currents, strict=True) if pair[0].is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), weight)
+    average = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    averages, currents = (
+        [tensor for tensor in [*network.parameters(), *network.buffers()] if tensor.is_floating_point()]
+        for network in (ema, module)
+    )
+    average(averages, currents, None)

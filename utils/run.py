@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,8 +17,11 @@ import cv2
 import torch
 import torch.distributed as dist
 import tyro
+from torch import nn
 
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+Value = TypeVar("Value")
 
 
 class Interrupted(Exception):
@@ -40,6 +44,8 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     try:
         function(config)
     except (UserError, OSError) as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(3)  # the main process most likely says the same, upon which torchrun ends this one
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
@@ -89,6 +95,15 @@ def set_up_device(name: str) -> torch.device:
     return device
 
 
+def place(network: Network, device: torch.device) -> Network:
+    """Move a network to a device, in the memory layout that is fastest there.
+
+    Convolutions prefer channels last; instance norm, which is computed plane by plane, would have to copy.
+    """
+    by_plane = any(isinstance(module, nn.InstanceNorm2d) for module in network.modules())
+    return network.to(device, memory_format=torch.contiguous_format if by_plane else torch.channels_last)
+
+
 def rank() -> int:
     """Number of this process, from 0; 0 without torchrun."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -102,6 +117,20 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes and prints."""
     return rank() == 0
+
+
+def is_main_of_machine() -> bool:
+    """Whether this process is the one that does what a machine needs once."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def gather(value: Value) -> list[Value]:
+    """Give the value of each process, in the order of their ranks; every process must call it."""
+    if not dist.is_initialized():
+        return [value]
+    values = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

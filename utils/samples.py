@@ -98,20 +98,20 @@ class LabDataset(Dataset[tuple[Tensor, Tensor]]):
         A key is an index, or (epoch, index) for the random crops of that epoch.
         """
         size = self.img_size
-        l, ab = np.empty((len(keys), 1, size, size), np.uint8), np.empty((len(keys), 2, size, size), np.uint8)
-        for position, key in enumerate(keys):
+        batch = np.empty((len(keys), 3, size, size), np.uint8)
+        for sample, key in zip(batch, keys, strict=True):
             epoch, index = key if isinstance(key, tuple) else (0, key)
             draws = None if self.seed is None else sample_draws(self.seed, epoch, index)
             image = self.load(index)
             rows, columns, flip = choose_crop(*image.shape[:2], size, draws, self.scale_jitter)
             planes = self.to_planes(image[rows, columns])
-            for plane, out in zip(planes, (l[position, 0], *ab[position]), strict=True):
-                plane = resize(plane, size, size)
-                if flip:
-                    cv2.flip(plane, 1, dst=out)
-                else:
-                    out[...] = plane
-        return torch.from_numpy(l), torch.from_numpy(ab)
+            if rows.stop - rows.start != size:
+                planes = [resize(plane, size, size) for plane in planes]
+            sample[...] = planes
+            if flip:
+                lines = sample.reshape(3 * size, size)
+                cv2.flip(lines, 1, dst=lines)
+        return torch.from_numpy(batch[:, :1]), torch.from_numpy(batch[:, 1:])
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give one sample: L (1, S, S) and ab (2, S, S), uint8."""

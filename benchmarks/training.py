@@ -1,0 +1,157 @@
+"""Training steps: the project's own scripts run as they are, and their steps are timed as they pass."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+import train_lab
+import train_vgg
+from benchmarks import textbook
+from benchmarks.measure import Row, compare, in_turns, matmul_rate
+from config import TrainConfig, VGGConfig
+from utils import checkpoint, run
+
+WARM_UP = 2  # steps
+Networks = Callable[[], tuple[nn.Module, nn.Module]]
+
+
+class StepClock:
+    """Stands in for `update_ema`, the last call of a step, and notes when steps end, or counts the FLOPs of one."""
+
+    def __init__(self, script: ModuleType, device: torch.device, counter: FlopCounterMode | None):
+        self.update_ema, self.device, self.counter = script.update_ema, device, counter
+        self.times: list[float] = []
+
+    def __call__(self, *arguments: object) -> None:
+        self.update_ema(*arguments)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+        if self.counter and len(self.times) == WARM_UP:
+            self.counter.__enter__()
+        elif self.counter and len(self.times) == WARM_UP + 1:
+            self.counter.__exit__(None, None, None)
+
+
+def our_steps(
+    script: ModuleType,
+    cfg: TrainConfig | VGGConfig,
+    networks: Networks | None = None,
+    counter: FlopCounterMode | None = None,
+) -> list[float]:
+    """Run a stage from nothing for `cfg.max_steps` steps, silently, and give when its steps ended.
+
+    Args:
+        script: train_lab or train_vgg.
+        cfg: its configuration.
+        networks: G and D, instead of those that `cfg` asks for.
+        counter: counts the step after the warm-up.
+    """
+    device = torch.device(cfg.device)
+    clock = StepClock(script, device, counter)
+    shutil.rmtree(cfg.output_dir, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(mock.patch.object(script, "update_ema", clock))
+        if networks and script is train_lab:
+            generator, discriminator = networks()
+            stack.enter_context(mock.patch.object(script, "GeneratorUNet", lambda *_: generator))
+            stack.enter_context(mock.patch.object(script, "PatchDiscriminator", lambda *_: discriminator))
+        elif networks:
+            info = {"stage": "finetune", "epoch": 4, "step": 0, "architecture": {}, "digest": ""}
+            info["config"] = {"val_fraction": cfg.val_fraction}
+            loaded = (*(run.place(network, device) for network in networks()), info)
+            stack.enter_context(mock.patch.object(checkpoint, "load_stage", lambda *_: loaded))
+        script.train(cfg)
+    return clock.times
+
+
+def textbook_networks() -> tuple[nn.Module, nn.Module]:
+    """Make the textbook's G and D."""
+    return textbook.Generator(), textbook.Discriminator()
+
+
+def textbook_steps(cache: Path, batch_size: int, steps: int, device: torch.device, stage: int) -> list[float]:
+    """Run the textbook's stage 1 or 3 and give when its steps ended."""
+    generator, discriminator = (network.to(device) for network in textbook_networks())
+    loader = DataLoader(textbook.CacheDataset(cache), batch_size, shuffle=True, drop_last=True, num_workers=2)
+    vgg = textbook.VGGFeatures().to(device) if stage == 3 else None
+    losses = textbook.train(loader, generator, discriminator, device, vgg)
+    return [time.perf_counter() for _ in itertools.islice(losses, steps)]
+
+
+def milliseconds_an_image(times: list[float], batch_size: int) -> float:
+    """Average the steps after the warm-up."""
+    return (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP) / batch_size * 1e3
+
+
+def measure(
+    images_dir: Path, caches: dict[int, tuple[Path, Path]], folder: Path, device: torch.device, turns: int, steps: int
+) -> list[Row]:
+    """Time the steps of stages 1 and 3 on equal networks, and those of the default networks.
+
+    Args:
+        images_dir: enough images for one epoch of all steps.
+        caches: training size -> the textbook's cache, and the parent of ours.
+        folder: to work in.
+        device: where to train.
+        turns: pairs.
+        steps: timed in each.
+    """
+    steps += WARM_UP
+    gpu = device.type == "cuda"
+    base = {"images_dir": images_dir, "output_dir": folder / "run", "device": str(device), "max_steps": steps}
+    base |= {"val_fraction": 0.05, "last_every": 10**6}
+    rows = []
+    for stage, size, batch_size, target in (
+        (1, 256, 4, 4 if gpu else 2.5),
+        (1, 128, 16, 4 if gpu else 2.5),
+        (3, 256, 4, 2 if gpu else 1),
+    ):
+        theirs, ours = caches[size]
+        values = {
+            **base,
+            "cache_dir": ours,
+            "img_size": size,
+            "load_size": size * 286 // 256,
+            "batch_size": batch_size,
+        }
+        script = train_lab if stage == 1 else train_vgg
+        cfg = TrainConfig(**values) if stage == 1 else VGGConfig(**values, vgg_weights="stand-in")
+
+        def their_turn(cache=theirs, batch_size=batch_size, stage=stage) -> float:
+            return milliseconds_an_image(textbook_steps(cache, batch_size, steps, device, stage), batch_size)
+
+        def our_turn(script=script, cfg=cfg) -> float:
+            return milliseconds_an_image(our_steps(script, cfg, textbook_networks), cfg.batch_size)
+
+        note = f"textbook's networks, {size} px, batch {batch_size}"
+        rows.append(compare(f"stage {stage} step", "ms/image", *in_turns(turns, their_turn, our_turn), target, note))
+
+    size, batch_size = 256, 16
+    cfg = TrainConfig(**base, cache_dir=caches[size][1], img_size=size, batch_size=batch_size)
+    counter = FlopCounterMode(display=False)
+    our_steps(train_lab, replace(cfg, max_steps=WARM_UP + 1), counter=counter)
+    flops = counter.get_total_flops() / batch_size
+    peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
+    (took,) = in_turns(turns, lambda: milliseconds_an_image(our_steps(train_lab, cfg), batch_size))
+    row = Row("stage 1 step, default networks", "ms/image", sorted(took)[len(took) // 2])
+    share = flops / (row.ours / 1e3) / peak
+    note = f"{size} px, batch {batch_size}: {1e3 / row.ours:.1f} images/s, {flops / 1e9:.1f} GFLOP an image, "
+    note += f"{share:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
+    return [*rows, replace(row, note=note)]
