@@ -230,6 +230,8 @@ class InferConfig:
     """Walk the folders below the input as well."""
     compare: bool = False
     """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
+    amp: bool = True
+    """Mixed precision: bfloat16 where the device computes in it, else float16 on CUDA, else none."""
     device: str = DEVICE
     """cuda, mps or cpu."""
     num_workers: int = CORES

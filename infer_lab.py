@@ -1,6 +1,7 @@
 """Color an image or a folder at full resolution.
 
     python infer_lab.py IMAGE_OR_FOLDER [CHECKPOINT] [--output-dir outputs] [--recursive] [--compare]
+    torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
 Reads the images and a G_*.pt file (the newest stage's where none is named); writes a PNG for each image, of its
 size, bit depth and alpha, in the input's folder structure. The network sees a small copy and supplies ab alone;
@@ -22,8 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
+from models_lab import GeneratorUNet
 from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
-from utils.colorize import batch_by_shape, comparison, merge, predict_ab, prepare
+from utils.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
 from utils.images import (
     IMAGE_EXTENSIONS,
     ImageError,
@@ -35,7 +37,7 @@ from utils.images import (
     read_picture,
     write_png,
 )
-from utils.run import UserError, run_script, say, set_up_device
+from utils.run import UserError, amp_dtype, gather, is_main, rank, run_script, say, set_up_device, world_size
 
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
@@ -108,22 +110,29 @@ def find_checkpoint() -> Path:
     return found[-1]
 
 
-def infer(cfg: InferConfig) -> None:
-    """Color the images that `cfg` names; reading, the network and writing overlap.
+def color_images(
+    images: Sequence[Path],
+    outputs: dict[Path, Path],
+    generator: GeneratorUNet,
+    img_size: int,
+    device: torch.device,
+    cfg: InferConfig,
+) -> dict[Path, ImageError]:
+    """Color images and write them; reading, the network and writing overlap.
 
-    Raises:
-        UserError: the command line is wrong, or no image could be read.
+    Args:
+        images: this process' share.
+        outputs: where each image goes, relative to the output folder.
+        generator: on `device`; its weights are cast to the mixed precision.
+        img_size: shorter side at which the network works, in pixels.
+        device: of the generator.
+        cfg: the command line.
+
+    Returns:
+        What could not be read, and why.
     """
-    for name in ("img_size", "batch_size", "num_workers"):
-        if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
-    device = set_up_device(cfg.device)
-    outputs = plan(cfg)
-    checkpoint = cfg.checkpoint or find_checkpoint()
-    generator, info = load_generator(checkpoint, device)
-    img_size = cfg.img_size or training_size(info)
-    vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
-    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
+    dtype = amp_dtype(device, cfg.amp)
+    cast_convolutions(generator, dtype)
     broken: dict[Path, ImageError] = {}
 
     def read(path: Path) -> tuple[Path, Picture, Tensor] | None:
@@ -140,22 +149,22 @@ def infer(cfg: InferConfig) -> None:
         if cfg.compare:
             write_png(cfg.output_dir / COMPARE / outputs[path], comparison(picture, colored))
 
-    started = time.perf_counter()
     reading: Iterable[tuple[Path, Picture, Tensor] | None] = ()
     writing: list[Future[None]] = []
     with (
         # Workers compute on one core each: teams of threads for every small step would cost more than they gain.
         ThreadPoolExecutor(cfg.num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        tqdm(total=len(outputs), unit="image", disable=len(outputs) == 1) as progress,
+        tqdm(total=len(images), unit="image", disable=len(outputs) == 1 or not is_main()) as progress,
     ):
         try:
-            for window in chain(_windows(outputs, 4 * cfg.batch_size), [()]):  # a last turn colors the last window
+            for window in chain(_windows(images, 4 * cfg.batch_size), [()]):  # a last turn colors the last window
                 found, reading = list(reading), pool.map(read, window)  # read while `found` is colored
                 loaded = [image for image in found if image]
                 progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
-                for batch in batch_by_shape([lightness for _, _, lightness in loaded], cfg.batch_size):
-                    predicted = predict_ab(generator, [loaded[i][2] for i in batch], device)
+                planes = [plane for _, _, plane in loaded]
+                for batch in batch_by_shape(planes, cfg.batch_size):
+                    predicted = predict_ab(generator, [planes[i] for i in batch], device, dtype)
                     for i, ab in zip(batch, predicted, strict=True):
                         writing.append(pool.submit(write, *loaded[i][:2], ab))
                     progress.update(len(batch))
@@ -165,7 +174,31 @@ def infer(cfg: InferConfig) -> None:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+    return broken
+
+
+def infer(cfg: InferConfig) -> None:
+    """Color the images that `cfg` names.
+
+    Raises:
+        UserError: the command line is wrong, or no image could be read.
+    """
+    for name in ("img_size", "batch_size", "num_workers"):
+        if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
+    device = set_up_device(cfg.device)
+    torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
+    outputs = plan(cfg)
+    checkpoint = cfg.checkpoint or find_checkpoint()
+    generator, info = load_generator(checkpoint, device)
+    img_size = cfg.img_size or training_size(info)
+    vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
+    say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
+    started = time.perf_counter()
+    share = list(outputs)[rank() :: world_size()]
+    shares = gather(color_images(share, outputs, generator, img_size, device, cfg))
     seconds = time.perf_counter() - started
+    broken = {path: error for part in shares for path, error in part.items()}
     if len(outputs) == 1 and broken:
         raise UserError("".join(f"{path}: {error}" for path, error in broken.items()))
     for path, error in sorted(broken.items()):

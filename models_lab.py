@@ -36,7 +36,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
 
 def init_weights(module: nn.Module) -> None:
     """Draw convolution weights from N(0, 0.02), as the paper does (section 6.2), and set biases to zero."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # without memory there is nothing to draw
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

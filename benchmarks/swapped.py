@@ -8,7 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from benchmarks.textbook import Generator
+from benchmarks.textbook_networks import Generator
 from utils import checkpoint
 
 if __name__ == "__main__":

@@ -9,13 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_lab import GeneratorUNet
-from utils.colorize import batch_by_shape, colorize, comparison, merge, predict_ab, prepare, working_shape
+from utils.colorize import (
+    batch_by_shape,
+    cast_convolutions,
+    colorize,
+    comparison,
+    merge,
+    predict_ab,
+    prepare,
+    working_shape,
+)
 from utils.images import MAX_ASPECT, Picture, shorter_side_shape
 from utils.lab import AB_SCALE
 
 CPU = torch.device("cpu")
 PHOTO = skimage.data.coffee()[100:300:2, 100:401:2]  # (100, 151, 3)
 PHOTO16 = PHOTO.astype(np.uint16) * 257 - PHOTO % 7
+SHIFTS = [(0, 90), (20, 80), (40, 90)]  # tops and widths of crops
 ALPHA = np.tile(np.arange(PHOTO.shape[1], dtype=np.uint8), (PHOTO.shape[0], 1))
 
 
@@ -145,20 +155,41 @@ def test_colorize_restores_the_mode_of_the_generator() -> None:
 
 def test_predict_ab_of_a_batch_equals_one_by_one() -> None:
     generator = visible_generator()
-    pictures = [Picture(np.ascontiguousarray(PHOTO[top : top + 60, :90]), None) for top in (0, 20, 40)]
-    lightness = [prepare(picture, 64) for picture in pictures]
-    together = predict_ab(generator, lightness, CPU)
-    assert together.shape == (3, 2, 64, 96)
+    pictures = [Picture(np.ascontiguousarray(PHOTO[top : top + 60, :width]), None) for top, width in SHIFTS]
+    planes = [prepare(picture, 64) for picture in pictures]
+    together = predict_ab(generator, planes, CPU)
+    assert [ab.shape for ab in together] == [(2, 64, 96), (2, 64, 85), (2, 64, 96)]
     for picture, ab in zip(pictures, together, strict=True):
         alone = colorize(generator, picture, 64, CPU)
         assert alone.has_color and alone.rgb.shape == picture.rgb.shape
         assert np.abs(alone.rgb.astype(int) - merge(picture, ab).rgb).max() <= 1  # float32 sums in another order
 
 
-def test_batch_by_shape_puts_equal_shapes_together() -> None:
-    shapes = [(50, 60), (60, 50), (50, 60), (100, 120), (50, 60)]
-    lightness = [prepare(Picture(PHOTO[:h, :w], None), 40) for h, w in shapes]
-    assert list(batch_by_shape(lightness, 3)) == [[0, 2, 3], [4], [1]]
+def test_predict_ab_pads_as_a_generator_of_depth_six_does() -> None:
+    torch.manual_seed(0)
+    generator = GeneratorUNet(width=2, depth=6).eval()
+    with torch.no_grad():
+        generator.head.conv.weight.mul_(1e3)
+        plane = prepare(Picture(PHOTO, None), 70)  # (1, 70, 106)
+        ab = generator(plane[None])[0]
+    assert ab.std() > 0.01
+    torch.testing.assert_close(predict_ab(generator, [plane], CPU)[0], ab)
+
+
+def test_predict_ab_in_mixed_precision_gives_nearly_the_same_in_float32() -> None:
+    generator, planes = visible_generator(), [prepare(Picture(PHOTO, None), 64)]
+    full = predict_ab(generator, planes, CPU)[0]
+    mixed = predict_ab(generator, planes, CPU, torch.bfloat16)[0]
+    assert mixed.dtype == torch.float32
+    assert 0 < (mixed - full).abs().max() < 0.05 * full.abs().max()
+    cast_convolutions(generator, torch.bfloat16)
+    assert torch.equal(predict_ab(generator, planes, CPU, torch.bfloat16)[0], mixed)
+
+
+def test_batch_by_shape_puts_together_what_fits_the_same_squares() -> None:
+    shapes = [(40, 60), (60, 65), (64, 64), (64, 128), (1, 1)]
+    planes = [torch.zeros(1, h, w) for h, w in shapes]
+    assert list(batch_by_shape(planes, 2)) == [[0, 2], [4], [1, 3]]
     assert list(batch_by_shape([], 3)) == []
 
 

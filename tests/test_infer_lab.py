@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from test_colorize import ALPHA, CPU, PHOTO, PHOTO16, Wild, assert_keeps_lightness, visible_generator
+from test_distributed import ROOT, torchrun
 
 import infer_lab
 from infer_lab import main
@@ -68,7 +71,8 @@ def test_main_equals_one_by_one(tmp_path: Path) -> None:
     save_network(tmp_path / "G.pt", generator, {"stage": "subset", "epoch": 1, "config": {"img_size": 64}})
     for index, (h, w) in enumerate([(100, 151), (60, 60), (100, 151), (90, 140), (60, 60), (100, 151)]):
         write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[-h:, -w:]))
-    assert run(tmp_path / "in", tmp_path / "G.pt", "--output-dir", tmp_path / "out", "--batch-size", "2") == 0
+    arguments = ("--output-dir", tmp_path / "out", "--batch-size", "2", "--no-amp")
+    assert run(tmp_path / "in", tmp_path / "G.pt", *arguments) == 0
     for name in written(tmp_path / "in"):
         alone = colorize(generator, read_picture(tmp_path / "in" / name), 64, CPU)
         together = read_picture(tmp_path / "out" / name)
@@ -76,14 +80,62 @@ def test_main_equals_one_by_one(tmp_path: Path) -> None:
         assert np.abs(alone.rgb.astype(int) - together.rgb).max() <= 1  # float32 sums in another order
 
 
-def test_main_runs_equal_shapes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_runs_similar_shapes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Wild()
     monkeypatch.setattr(infer_lab, "load_generator", lambda path, device: (generator, {"stage": "any", "epoch": 1}))
     for index, (h, w) in enumerate([(50, 60), (60, 50), (50, 60), (100, 120), (50, 60)]):
         write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[:h, :w]))
-    arguments = ("--output-dir", tmp_path / "out", "--img-size", "40", "--batch-size", "3")
+    arguments = ("--output-dir", tmp_path / "out", "--img-size", "60", "--batch-size", "3")
     assert run(tmp_path / "in", tmp_path / "G.pt", *arguments) == 0
-    assert generator.shapes == [(3, 1, 40, 48), (1, 1, 40, 48), (1, 1, 48, 40)]
+    assert generator.shapes == [(3, 1, 64, 128), (1, 1, 64, 128), (1, 1, 128, 64)]
+
+
+def test_torchrun_colors_each_image_once_and_as_one_process_does(
+    photos: Path, generator_path: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").write_text("hello")
+    arguments = ("infer_lab.py", photos, generator_path, "--recursive", "--device", "cpu", "--num-workers", "1")
+    assert run(*arguments[1:4], "--output-dir", tmp_path / "1") == 0
+    done = torchrun(2, *arguments, "--output-dir", tmp_path / "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint: ") == 1 and done.stderr.count("100%") == 1
+    assert done.stdout.count(f"skipped {photos / 'broken.jpg'}: not an image") == 1
+    assert "colored 5 images" in done.stdout and ", skipped 1; they are in" in done.stdout
+    names = written(tmp_path / "1")
+    assert written(tmp_path / "2") == names and len(names) == 5
+    for name in names:
+        one, two = (read_picture(tmp_path / processes / name) for processes in "12")
+        assert one.rgb.dtype == two.rgb.dtype
+        levels = 257 if one.rgb.dtype == np.uint16 else 1
+        assert np.abs(one.rgb.astype(int) - two.rgb).max() <= levels  # other batches round otherwise
+
+
+def test_torchrun_ends_with_the_reason_where_one_process_fails(
+    photos: Path, generator_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "a_png.png").mkdir(parents=True)  # the second process cannot write its first image
+    done = torchrun(2, "infer_lab.py", photos, generator_path, "--output-dir", tmp_path / "out", "--device", "cpu")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert sum("a_png.png" in line for line in errors) == 1
+    assert "[rank0]: Traceback" not in done.stderr
+
+
+def test_coloring_imports_nothing_slow(photos: Path, generator_path: Path, tmp_path: Path) -> None:
+    arguments = [str(photos), str(generator_path), "--output-dir", str(tmp_path), "--device", "cpu"]
+    code = f"import sys, infer_lab; infer_lab.main({arguments}); print('modules', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = set(done.stdout[done.stdout.index("modules ") :].split())
+    assert "torch" in modules
+    assert not modules & {
+        "matplotlib",
+        "skimage",
+        "sympy",
+        "tensorboard",
+        "torch._dynamo",
+        "torchmetrics",
+        "torchvision",
+    }
 
 
 def test_main_leaves_other_folders_alone(photos: Path, generator_path: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from utils.lab import (
     encode_lab,
     fit_gamut,
     lab_to_rgb,
+    lightness,
     network_to_rgb,
     normalize_ab,
     normalize_l,
@@ -49,6 +50,15 @@ def test_lab_to_rgb_agrees_with_skimage_inside_and_outside_the_gamut():
 def test_round_trip_returns_every_level(all_levels):
     planes = as_planes(all_levels)
     assert torch.equal(to_uint8(lab_to_rgb(rgb_to_lab(planes.float() / 255))), planes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lightness_agrees_with_skimage(all_levels, dtype):
+    levels = all_levels.astype(dtype) * (np.iinfo(dtype).max // 255)
+    expected = color.rgb2lab(levels / np.iinfo(dtype).max)[:, :, 0]
+    found = lightness(levels)
+    assert found.shape == (1, *expected.shape) and found.dtype == torch.float32
+    assert np.abs(found[0].numpy() - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("value", [0.0, 0.04045, 0.5, 1.0])

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.images import MAX_ASPECT, Picture, resize
-from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab
+from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab
+from utils.run import autocast
 
+GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
 STRIP_PIXELS = 2**17  # merged at a time
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
@@ -35,31 +38,47 @@ def working_shape(height: int, width: int, img_size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _to_lab(rgb: np.ndarray) -> Tensor:
-    """Convert (H, W, 3) of 8 or 16 bit to CIELAB (3, H, W), float32."""
-    planes = rgb.transpose(2, 0, 1).astype(np.float32, order="C")
-    return rgb_to_lab(torch.from_numpy(planes / np.float32(np.iinfo(rgb.dtype).max)))
-
-
 def _to_pixels(lab: Tensor, dtype: np.dtype) -> np.ndarray:
     """Convert CIELAB (3, H, W) to (H, W, 3) of 8 or 16 bit."""
-    return (lab_to_rgb(lab) * np.iinfo(dtype).max).round().numpy().transpose(1, 2, 0).astype(dtype)
+    levels = np.rint((lab_to_rgb(lab) * np.iinfo(dtype).max).numpy()).astype(dtype)
+    return cv2.merge(list(levels))
 
 
 def prepare(picture: Picture, img_size: int) -> Tensor:
     """Make what the network sees of a picture: L at the working size, (1, h, w), in [-1, 1]."""
-    return normalize_l(_to_lab(resize(picture.rgb, *working_shape(*picture.rgb.shape[:2], img_size)))[:1])
+    return normalize_l(lightness(resize(picture.rgb, *working_shape(*picture.rgb.shape[:2], img_size))))
 
 
-def predict_ab(generator: nn.Module, lightness: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Run the generator in eval mode on B planes L (1, h, w); gives ab (B, 2, h, w) on the CPU, both in [-1, 1]."""
+def cast_convolutions(generator: nn.Module, dtype: torch.dtype | None) -> None:
+    """Give the convolutions weights of the type that `predict_ab` computes in: it would cast them for every batch."""
+    convolutions = [module for module in generator.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+    for convolution in convolutions if dtype else []:
+        convolution.to(dtype)
+
+
+def predict_ab(
+    generator: nn.Module, planes: Sequence[Tensor], device: torch.device, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Run the generator in eval mode on planes that are padded to multiples of GRID by their right and lower edges.
+
+    Args:
+        generator: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; on `device`. Its mode is kept.
+        planes: B of L, (1, h, w), in [-1, 1], that `batch_by_shape` put together.
+        device: of the generator.
+        dtype: of mixed precision, or None; see `amp_dtype`.
+
+    Returns:
+        The ab of each, (2, h, w), float32, in [-1, 1], on the CPU.
+    """
+    padded = [F.pad(l, (0, -l.shape[2] % GRID, 0, -l.shape[1] % GRID), mode="replicate") for l in planes]
     training = generator.training
     generator.eval()
     try:
-        with torch.inference_mode():
-            return generator(torch.stack(list(lightness)).to(device)).float().cpu()
+        with torch.inference_mode(), autocast(device, dtype):
+            ab = generator(torch.stack(padded).to(device)).float().cpu()  # (B, 2, H, W)
     finally:
         generator.train(training)
+    return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
 @torch.inference_mode()
@@ -82,21 +101,22 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     colored = np.empty_like(picture.rgb)
     rows = max(1, strip_pixels // width)
     for top in range(0, height, rows):
-        lab = _to_lab(picture.rgb[top : top + rows])  # (3, rows, W)
-        source = (torch.arange(top, top + lab.shape[1]) + 0.5) * (small[0] / height) - 0.5
+        l = lightness(picture.rgb[top : top + rows])  # (1, rows, W)
+        source = (torch.arange(top, top + l.shape[1]) + 0.5) * (small[0] / height) - 0.5
         source = source.clamp(0, small[0] - 1)
         above = source.long()
         below = (above + 1).clamp(max=small[0] - 1)
-        lab[1:] = torch.lerp(ab[:, above], ab[:, below], (source - above)[:, None]) + gray_ab * lab[:1]
+        strip = torch.lerp(ab[:, above], ab[:, below], (source - above)[:, None])  # (2, rows, W)
+        lab = torch.cat([l, strip + gray_ab * l])
         colored[top : top + rows] = _to_pixels(fit_gamut(lab), colored.dtype)
     return Picture(colored, picture.alpha)
 
 
-def batch_by_shape(lightness: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
-    """Group the indices of planes of equal shape, at most `batch_size` together."""
+def batch_by_shape(planes: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
+    """Group the indices of planes (1, h, w) that fit the same rectangle of GRID squares, `batch_size` at most."""
     groups = defaultdict(list)
-    for index, plane in enumerate(lightness):
-        groups[plane.shape].append(index)
+    for index, plane in enumerate(planes):
+        groups[tuple(-(-side // GRID) for side in plane.shape)].append(index)
     for group in groups.values():
         yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
 
@@ -122,8 +142,7 @@ def comparison(picture: Picture, colored: Picture) -> np.ndarray:
     scale = min(1.0, PANEL_SIDE / max(height, width))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
-    lab = _to_lab(truth)
-    lab[1:] = 0
+    lab = F.pad(lightness(truth), (0, 0, 0, 0, 0, 2))  # ab = 0
     gray = _to_pixels(lab, truth.dtype)[:, :, 1:2].repeat(3, axis=2)
     gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
     row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])

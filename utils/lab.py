@@ -7,6 +7,8 @@ whatever the autocast. No other module knows the numbers 50, 110, 128 or 255/100
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 import torch
@@ -25,13 +27,38 @@ _XYZ_FROM_RGB = torch.tensor(
 _WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)  # D65, 2 degrees
 _WHITE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
 _RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
+_LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
+# Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
+_LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
 
 
-def _mix(matrix: Tensor, planes: Tensor) -> Tensor:
-    """Multiply the three planes of (..., 3, H, W) by a 3x3 matrix."""
-    r, g, b = planes.unbind(-3)
-    rows = matrix.tolist()
-    return torch.stack([row[0] * r + row[1] * g + row[2] * b for row in rows], dim=-3)
+def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Multiply three planes (..., H, W) by a 3x3 matrix and stack them, (..., 3, H, W)."""
+    return torch.stack([(i * x).add_(y, alpha=j).add_(z, alpha=k) for i, j, k in matrix.tolist()], dim=-3)
+
+
+# Each of these is a power above a knee and a line below it, which meet there: the power of what is held above the
+# knee, plus the line of what that took away. It is faster than a choice by `where`, and every gradient is finite.
+
+
+def _linear_from_srgb(rgb: Tensor) -> Tensor:
+    above = rgb.clamp(min=0.04045)
+    return ((above + 0.055) / 1.055) ** 2.4 + (rgb - above) / 12.92
+
+
+def _srgb_from_linear(linear: Tensor) -> Tensor:
+    above = linear.clamp(min=0.0031308)
+    return 1.055 * above ** (1 / 2.4) - 0.055 + 12.92 * (linear - above)
+
+
+def _f_from_xyz(xyz: Tensor) -> Tensor:
+    above = xyz.clamp(min=0.008856)
+    return above ** (1 / 3) + 7.787 * (xyz - above)
+
+
+def _xyz_from_f(f: Tensor) -> Tensor:
+    above = f.clamp(min=0.2068966)
+    return above**3 + (f - above) / 7.787
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -44,22 +71,42 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         (..., 3, H, W), float32: L in [0, 100], ab within about [-86.2, 98.3] x [-107.9, 94.5].
     """
     with torch.autocast(rgb.device.type, enabled=False):
-        rgb = rgb.float()
-        # `where` evaluates both branches: the clamp keeps the unused branch's gradient finite.
-        linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-        xyz = _mix(_WHITE_XYZ_FROM_RGB, linear)
-        f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
-        fx, fy, fz = f.unbind(-3)
+        xyz = _mix(_WHITE_XYZ_FROM_RGB, *_linear_from_srgb(rgb.float()).unbind(-3))
+        fx, fy, fz = _f_from_xyz(xyz).unbind(-3)
         return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=-3)
 
 
-def _lab_to_unclipped_rgb(lab: Tensor) -> Tensor:
+@functools.cache
+def _linear_levels(dtype: np.dtype) -> np.ndarray:
+    """Give the linear intensity of each level of 8 or 16 bit, float32 in [0, 1]."""
+    highest = np.iinfo(dtype).max
+    return _linear_from_srgb(torch.arange(highest + 1) / highest).numpy()
+
+
+def lightness(rgb: np.ndarray) -> Tensor:
+    """Give the L of `rgb_to_lab` alone, by tables.
+
+    Args:
+        rgb: (H, W, 3), uint8 or uint16.
+
+    Returns:
+        (1, H, W), float32, in [0, 100], on the CPU.
+    """
+    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # no level lies outside: "clip" spares the check
+    y = cv2.transform(linear, _WHITE_XYZ_FROM_RGB[1:2].numpy())  # (H, W)
+    return 116 * _f_from_xyz(torch.from_numpy(y)[None]) - 16
+
+
+def _f_from_lab(lab: Tensor) -> Tensor:
     l, a, b = lab.unbind(-3)
     fy = (l + 16) / 116
-    f = torch.stack([fy + a / 500, fy, (fy - b / 200).clamp(min=0)], dim=-3)
-    xyz = torch.where(f > 0.2068966, f.clamp(min=0.2068966) ** 3, (f - 16 / 116) / 7.787)
-    linear = _mix(_RGB_FROM_WHITE_XYZ, xyz)
-    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return torch.stack([fy + a / 500, fy, fy - b / 200], dim=-3)
+
+
+def _linear_from_f(f: Tensor) -> Tensor:
+    """Linear RGB, which lies outside [0, 1] where sRGB cannot show the color."""
+    x, y, z = _xyz_from_f(f).unbind(-3)
+    return _mix(_RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -72,7 +119,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         (..., 3, H, W), float32, in [0, 1]. The gradient is that of the clipped value: zero where clipped.
     """
     with torch.autocast(lab.device.type, enabled=False):
-        return _lab_to_unclipped_rgb(lab.float()).clamp(0, 1)
+        return _srgb_from_linear(_linear_from_f(_f_from_lab(lab.float()))).clamp(0, 1)
 
 
 def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
@@ -88,26 +135,22 @@ def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
     Returns:
         (..., 3, H, W), float32. Colors inside the gamut are returned unchanged.
     """
-    lab = lab.float()
-    planes = lab.movedim(-3, 0).reshape(3, -1)  # (3, N)
-    tolerance = 1e-4  # of a channel in [0, 1]: far below half a level of 8 bits
+    planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
+    fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
 
-    def fits(color: Tensor) -> Tensor:  # (3, M) -> (M,)
-        rgb = _lab_to_unclipped_rgb(color[:, :, None])[:, :, 0]
-        return ((rgb > -tolerance) & (rgb < 1 + tolerance)).all(dim=0)
+    def is_shown(f: Tensor) -> Tensor:  # (3, 1, M) -> (M,)
+        linear = _linear_from_f(f)
+        return ((linear.amin(dim=0) > _LINEAR_LOW) & (linear.amax(dim=0) < _LINEAR_HIGH))[0]
 
-    outside = (~fits(planes)).nonzero()[:, 0]
-    if outside.numel() == 0:
-        return lab
-    color = planes[:, outside]
-    low, high = torch.zeros_like(color[0]), torch.ones_like(color[0])
-    for _ in range(steps):
-        share = (low + high) / 2
-        inside = fits(torch.stack([color[0], share * color[1], share * color[2]]))
-        low, high = torch.where(inside, share, low), torch.where(inside, high, share)
-    fitted = planes.clone()
-    fitted[1:, outside] = low * color[1:]
-    return fitted.reshape(3, *lab.movedim(-3, 0).shape[1:]).movedim(0, -3)
+    f = _f_from_lab(fitted)
+    outside = (~is_shown(f)).nonzero()[:, 0]
+    f = f[..., outside]  # (3, 1, M)
+    gray, chroma = f[1], f - f[1]  # f is linear in ab
+    share = torch.zeros_like(gray)
+    for half in (0.5 ** (1 + step) for step in range(steps)):
+        share += half * is_shown(torch.addcmul(gray, share + half, chroma))
+    fitted[1:, :, outside] *= share
+    return fitted.reshape(planes.shape).movedim(0, -3)
 
 
 def normalize_l(l: Tensor) -> Tensor:

@@ -125,11 +125,19 @@ def is_main_of_machine() -> bool:
 
 
 def gather(value: Value) -> list[Value]:
-    """Give the value of each process, in the order of their ranks; every process must call it."""
+    """Give the value of each process, in the order of their ranks; every process must call it.
+
+    Raises:
+        UserError: another process has ended.
+    """
     if not dist.is_initialized():
         return [value]
     values = [value] * world_size()
-    dist.all_gather_object(values, value)
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"another process has ended, see what it says ({reason})") from error
     return values
 
 
