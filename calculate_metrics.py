@@ -1,6 +1,7 @@
 """Score colorization checkpoints, or folders of finished images, against the true colors.
 
     python calculate_metrics.py --images-dir data/coco/test2017
+    torchrun --nproc_per_node N calculate_metrics.py           # each process scores its share of the images
 
 Reads the images and the newest checkpoint of each stage that has one (or those that --checkpoint and --results
 name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and comparison.png to --output-dir.
@@ -9,6 +10,7 @@ name). Writes evaluation_metrics.json, evaluation_metrics.csv, report.md and com
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections import Counter
@@ -38,9 +40,9 @@ from utils.images import (
     read_rgb,
     resize,
 )
-from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, normalize_l, rgb_to_lab, to_uint8
+from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, to_uint8
 from utils.report import DECIMALS, Row, write_report
-from utils.run import UserError, run_script, say, set_up_device
+from utils.run import UserError, gather, is_main, rank, run_script, say, set_up_device, world_size
 from utils.samples import image_keys
 from utils.visualization import GRAYSCALE, GROUND_TRUTH
 
@@ -49,8 +51,12 @@ FIGURE_IMAGES = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """A true image as (S, S, 3) uint8, and the finished ones by row; the reason instead where one cannot be read."""
+    """A true image as (S, S, 3) uint8, and the finished ones by row; the reason instead where one cannot be read.
 
+    `index` is its place among all true images.
+    """
+
+    index: int
     path: Path
     truth: np.ndarray | str
     finished: dict[str, np.ndarray | str]
@@ -90,6 +96,17 @@ def predict_at(generator: nn.Module, size: int, l: Tensor) -> Tensor:
     return F.interpolate(ab, l.shape[-2:], mode="bilinear", antialias=True)
 
 
+def colorize(generator: nn.Module, size: int, l: Tensor) -> Tensor:
+    """Predict images (B, 3, S, S), uint8, from L (B, 1, S, S), in [0, 100]."""
+    ab = denormalize_ab(predict_at(generator, size, normalize_l(l)).float())  # (B, 2, S, S)
+    return to_uint8(lab_to_rgb(fit_gamut(torch.cat([l, ab], dim=1))))
+
+
+def grayscale(l: Tensor) -> Tensor:
+    """Give images without color, (B, 3, S, S), uint8, of L (B, 1, S, S), in [0, 100]."""
+    return to_uint8(lab_to_rgb(torch.cat([l, torch.zeros_like(l), torch.zeros_like(l)], dim=1)))
+
+
 def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) -> list[Row]:
     """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
@@ -106,15 +123,17 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
         generator, info = load_generator(path, device)
         source = {"checkpoint": str(path), "trained_at": training_size(info)}
         source |= {key: info.get(key) for key in ("epoch", "step", "vgg", "commit")}
-        predict_ab = functools.partial(predict_at, generator, training_size(info))
-        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict_ab))
+        predict = functools.partial(colorize, generator, training_size(info))
+        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict))
     for name, folder in cfg.results.items():
         rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))
-    rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, lambda l: torch.zeros_like(l).repeat(1, 2, 1, 1)))
+    rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, grayscale))
     rows.append(Row(GROUND_TRUTH, {"reference": "the truth against itself"}))
     for name, count in Counter(row.name for row in rows).items():
         if count > 1:
             raise UserError(f"{name}: {count} rows of this name; give --checkpoint or --results another one")
+    for row in rows:
+        row.scores = {title: torch.full((len(images),), math.nan) for title in DECIMALS}
     return rows
 
 
@@ -130,20 +149,41 @@ def load_square(path: Path, cfg: MetricsConfig) -> np.ndarray | str:
 
 
 def read_batches(images: Sequence[Path], rows: Sequence[Row], cfg: MetricsConfig) -> Iterator[list[Sample]]:
-    """Read true and finished images, ahead in threads."""
+    """Read this process' share of the true images, and the finished ones, ahead in threads."""
 
-    def load(path: Path) -> Sample:
+    def load(item: tuple[int, Path]) -> Sample:
+        index, path = item
         finished = {row.name: load_square(row.files[path], cfg) for row in rows if row.files and path in row.files}
-        return Sample(path, load_square(path, cfg), finished)
+        return Sample(index, path, load_square(path, cfg), finished)
 
-    samples = map_in_threads(load, images, cfg.num_workers)
+    samples = map_in_threads(load, list(enumerate(images))[rank() :: world_size()], cfg.num_workers)
     while batch := list(islice(samples, cfg.batch_size)):
         yield batch
 
 
 def stack(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Stack (S, S, 3) uint8 images to (B, 3, S, S) on the device."""
-    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).contiguous()
+
+
+def find_images(row: Row, batch: Sequence[Sample], l: Tensor) -> tuple[Tensor, list[int]]:
+    """Predict or look up a row's images of a batch, and note what is missing.
+
+    Args:
+        row: any but the truth itself.
+        batch: B samples.
+        l: (B, 1, S, S), their true L, in [0, 100].
+
+    Returns:
+        (B, 3, S, S) uint8, and which of them count: the truth stands in for those that are missing.
+    """
+    everything = list(range(len(batch)))
+    if row.predict:
+        return row.predict(l), everything
+    found = [sample.finished.get(row.name, "no file of this name") for sample in batch]
+    row.missing |= {str(batch[i].path): found[i] for i in everything if isinstance(found[i], str)}
+    here = [i for i in everything if not isinstance(found[i], str)]
+    return stack([found[i] if i in here else batch[i].truth for i in everything], l.device), here
 
 
 @torch.inference_mode()
@@ -153,40 +193,52 @@ def score_batch(
     """Score a batch of readable true images in every row."""
     true_levels = stack([sample.truth for sample in batch], device)  # (B, 3, S, S), uint8
     truth = true_levels.float() / 255
-    l = rgb_to_lab(truth)[:, :1]  # (B, 1, S, S), in [0, 100]
-    has_color = (true_levels != true_levels[:, :1]).flatten(1).any(dim=1)  # (B,)
-    truth_colorfulness = metrics.colorfulness(truth)
+    l = torch.stack([lightness(sample.truth) for sample in batch]).to(device)  # (B, 1, S, S), in [0, 100]
+    similarity = metrics.StructuralSimilarity(truth)
+    true_color = metrics.colorfulness(truth)  # (B,)
     if fid:
         fid.add_truth(true_levels)
     for row in rows:
-        here = list(range(len(batch)))
-        if row.predict_ab:
-            ab = denormalize_ab(row.predict_ab(normalize_l(l)).float())  # (B, 2, S, S)
-            levels = to_uint8(lab_to_rgb(fit_gamut(torch.cat([l, ab], dim=1))))  # (B, 3, S, S)
-        elif row.files is not None:
-            finished = [sample.finished.get(row.name, "no file of this name") for sample in batch]
-            row.missing |= {str(batch[i].path): finished[i] for i in here if isinstance(finished[i], str)}
-            here = [i for i in here if not isinstance(finished[i], str)]
-            if not here:
-                continue
-            levels = stack([finished[i] for i in here], device)  # (b, 3, S, S)
+        if row.name == GROUND_TRUTH:  # it equals itself, and need not be measured
+            levels, here, color = true_levels, list(range(len(batch))), true_color
+            ssim = torch.ones_like(color)
+            ms_ssim = ssim if l.shape[-1] >= metrics.MS_SSIM_MIN_SIZE else math.nan * ssim
+            psnr = math.inf * ssim
         else:
-            levels = true_levels
-        output, target = levels.float() / 255, truth[here]
-        color = metrics.colorfulness(output)
-        values = (
-            metrics.psnr(output, target)[has_color[here]],
-            metrics.ssim(output, target),
-            metrics.ms_ssim(output, target),
-            color,
-        )
-        for title, value in zip(DECIMALS, (*values, color - truth_colorfulness[here]), strict=True):
-            row.scores[title].append(value.cpu())
-        if fid and row.name != GROUND_TRUTH:
-            fid.add(row.name, levels)
-        for image, i in zip(levels, here, strict=True):
+            levels, here = find_images(row, batch, l)
+            images = levels.float() / 255
+            psnr, color = metrics.psnr(images, truth), metrics.colorfulness(images)
+            ssim, ms_ssim = similarity.score(images)
+            if fid and here:
+                fid.add(row.name, levels[here])
+        psnr = psnr.where(true_color > 0, math.nan)  # a gray truth says nothing of color
+        values = torch.stack([psnr, ssim, ms_ssim, color, color - true_color]).cpu()  # (5, B)
+        for title, value in zip(DECIMALS, values, strict=True):
+            row.scores[title][[batch[i].index for i in here]] = value[here]
+        for i in here:
             if batch[i].path in shown:
-                row.shown[batch[i].path] = image.permute(1, 2, 0).cpu().numpy()
+                row.shown[batch[i].path] = levels[i].permute(1, 2, 0).cpu().numpy()
+
+
+def merge_processes(
+    images: Sequence[Path], rows: Sequence[Row], fid: metrics.FID | None, skipped: dict[str, str]
+) -> dict[str, str]:
+    """Put together what the processes scored, in the order of the images; give what all of them skipped."""
+
+    def in_order(reasons: Sequence[dict[str, str]]) -> dict[str, str]:
+        merged = {path: reason for part in reasons for path, reason in part.items()}
+        return {str(path): merged[str(path)] for path in images if str(path) in merged}
+
+    for row in rows:
+        for number, scores in enumerate(gather(row.scores)):
+            share = slice(number, None, world_size())
+            for title in scores:
+                row.scores[title][share] = scores[title][share]
+        row.missing = in_order(gather(row.missing))
+        row.shown = {path: image for shown in gather(row.shown) for path, image in shown.items()}
+    if fid:
+        fid.merge([row.name for row in rows if row.name != GROUND_TRUTH])
+    return in_order(gather(skipped))
 
 
 def evaluate(cfg: MetricsConfig) -> None:
@@ -201,12 +253,15 @@ def evaluate(cfg: MetricsConfig) -> None:
         say(f"no MS-SSIM: it needs --img-size {metrics.MS_SSIM_MIN_SIZE} or more")
     shown = choose_fixed_images(images, FIGURE_IMAGES)
     skipped: dict[str, str] = {}
-    with tqdm(total=len(images), desc="scoring", unit="image") as progress:
+    with tqdm(total=len(images), desc="scoring", unit="image", disable=not is_main()) as progress:
         for batch in read_batches(images, rows, cfg):
             skipped |= {str(sample.path): sample.truth for sample in batch if isinstance(sample.truth, str)}
             if readable := [sample for sample in batch if not isinstance(sample.truth, str)]:
                 score_batch(readable, rows, fid, shown, device)
-            progress.update(len(batch))
+            progress.update(min(len(batch) * world_size(), len(images) - progress.n))  # the others go on alike
+    skipped = merge_processes(images, rows, fid, skipped)
+    if not is_main():
+        return
     if len(skipped) == len(images):
         raise UserError(f"{cfg.images_dir}: none of its {len(images)} images can be read ({skipped[str(images[0])]})")
     write_report(cfg, rows, fid, len(images) - len(skipped), skipped)

@@ -3,13 +3,17 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 import calculate_metrics
@@ -18,6 +22,7 @@ from utils import checkpoint
 from utils.fixed_samples import choose_fixed_images
 from utils.images import list_images, read_rgb, resize, write_png
 
+ROOT = Path(__file__).parent.parent
 WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
 
 
@@ -115,7 +120,7 @@ def test_main_scores_the_same_pixels_as_skimage(photos: Path, tmp_path: Path, pr
             side, (height, width) = min(true.shape[:2]), true.shape[:2]
             top, left = (height - side) // 2, (width - side) // 2
             true, image = (array[top : top + side, left : left + side] for array in (true, image))
-        true, image = (cv2.resize(array, (64, 64), interpolation=cv2.INTER_AREA) for array in (true, image))
+        true, image = (np.asarray(Image.fromarray(array).resize((64, 64), Image.BILINEAR)) for array in (true, image))
         expected.append(peak_signal_noise_ratio(true, image))
     row = read_rows(output)["Dark"]
     assert row["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
@@ -287,3 +292,69 @@ def test_match_files_finds_what_inference_makes_of_a_list_elsewhere(photos: Path
     assert {image.name: match.name for image, match in matches.items()} == {
         path.name: f"{path.stem}.png" for path in images
     }
+
+
+def torchrun(processes: int, script: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a script in several processes of one core each."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*start, str(script), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_two_processes_write_the_report_of_one(
+    sample_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truths, finished = tmp_path / "truths", tmp_path / "finished"
+    names = [path.name for path in list_images(sample_coco / "test2017")]
+    shutil.copytree(sample_coco / "test2017", truths)
+    darker(truths, finished)
+    (truths / names[1]).write_bytes(b"no image")
+    for name in (names[0], names[3]):
+        (finished / name).with_suffix(".png").unlink()
+    write_png(truths / "gray.png", np.full((64, 64, 3), 99, np.uint8))
+    checkpoint = save_generator(tmp_path / "a.pt")
+    common = ["--images-dir", truths, "--checkpoint", "Random", checkpoint, "--results", "Dark", finished]
+    common += ["--inception-weights", "stand-in", "--img-size", 176, "--batch-size", 2]
+    code, alone = run(tmp_path / "alone", *common)
+    screen = capsys.readouterr().out
+    together = tmp_path / "together" / "evaluation"
+    done = torchrun(2, ROOT / "calculate_metrics.py", *common, "--device", "cpu", "--output-dir", together)
+    assert code == 0 and done.returncode == 0, done.stderr
+    assert {path.name for path in together.iterdir()} == WRITTEN
+    assert done.stdout.replace(str(together), str(alone)) == screen, "rank 0 alone prints"
+    assert done.stderr.count("scoring:   0%") == 1
+    one, two = read_rows(alone), read_rows(together)
+    assert list(one) == list(two)
+    for name, row in one.items():
+        for key, value in row.items():
+            assert two[name][key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+    assert list(one["Dark"]["missing"]) == list(two["Dark"]["missing"]) and one["Dark"]["images"] == 3
+    contents = [json.loads((folder / "evaluation_metrics.json").read_text()) for folder in (alone, together)]
+    assert contents[0]["skipped"] == contents[1]["skipped"] and len(contents[0]["skipped"]) == 1
+    a, b = (cv2.imread(str(folder / "comparison.png")).astype(float) for folder in (alone, together))
+    assert a.shape == b.shape and np.abs(a - b).mean() < 0.01
+
+
+FAILS_ON_RANK_1 = """
+import os, sys
+sys.path.insert(0, {root!r})
+import calculate_metrics
+
+def fail(*arguments):
+    if os.environ["RANK"] == "1":
+        raise calculate_metrics.UserError("broken on one process")
+
+calculate_metrics.score_batch = fail
+sys.exit(calculate_metrics.main())
+"""
+
+
+def test_an_error_of_one_process_ends_the_run_with_its_reason(photos: Path, tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS_ON_RANK_1.format(root=str(ROOT)))
+    output = tmp_path / "out"
+    common = ["--inception-weights", "none", "--device", "cpu", "--img-size", 32, "--output-dir", output]
+    done = torchrun(2, script, "--images-dir", photos, "--results", "Copy", photos, *common)
+    assert done.returncode != 0 and done.stderr.count("error: broken on one process") == 1
+    assert not output.exists()

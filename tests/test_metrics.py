@@ -13,22 +13,24 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
-from torchmetrics.image import StructuralSimilarityIndexMeasure as SSIMModule
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from utils import metrics
 from utils.lab import decode_lab, encode_lab, network_to_rgb, to_uint8
 from utils.metrics import (
     FID,
+    MS_SSIM_MIN_SIZE,
     RandomFeatures,
+    StructuralSimilarity,
     ab_l1,
     colorfulness,
     load_fid,
     mean_score,
-    ms_ssim,
     psnr,
-    ssim,
     validate,
 )
 from utils.run import UserError
@@ -76,51 +78,94 @@ def test_psnr_agrees_with_skimage_and_torchmetrics(photos: tuple[Tensor, Tensor]
         assert float(value) == pytest.approx(float(PeakSignalNoiseRatio(data_range=1.0)(image, true)), abs=1e-4)
 
 
-def test_ssim_agrees_with_torchmetrics(photos: tuple[Tensor, Tensor]) -> None:
-    module = SSIMModule(data_range=1.0)
-    values = ssim(*photos)
-    for i, (image, true) in enumerate(zip(*photos, strict=True)):
-        assert float(values[i]) == pytest.approx(float(module(image[None], true[None])), abs=1e-5)
-    assert float(values.mean()) == pytest.approx(float(module(*photos)), abs=1e-5)
+def similarity(images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    return StructuralSimilarity(truth).score(images)
+
+
+def torchmetrics_similarity(images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM and MS-SSIM of each image."""
+    settings = {"data_range": 1.0, "reduction": "none"}
+    ssim = structural_similarity_index_measure(images, truth, **settings)
+    if min(images.shape[2:]) < MS_SSIM_MIN_SIZE:
+        return ssim, torch.full_like(ssim, math.nan)
+    return ssim, multiscale_structural_similarity_index_measure(images, truth, **settings)
+
+
+def corner(image: np.ndarray, height: int, width: int) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image[:height, :width])).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("size", [(256, 256), (177, 251), (175, 200), (16, 17)])
+def test_structural_similarity_agrees_with_torchmetrics(size: tuple[int, int]) -> None:
+    photo, other = corner(skimage.data.astronaut(), *size), corner(skimage.data.coffee(), *size)
+    noise = torch.rand(photo.shape, generator=torch.Generator().manual_seed(0))
+    images, truth = torch.stack([other, 0.9 * photo + 0.1 * noise, 1 - photo]), torch.stack([photo] * 3)
+    for values, expected in zip(similarity(images, truth), torchmetrics_similarity(images, truth), strict=True):
+        torch.testing.assert_close(values, expected, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("size", "count"), [((176, 176), 3), ((17, 16), 9)], ids=["few large", "all small"])
+def test_structural_similarity_is_exact_where_float32_loses_digits(size: tuple[int, int], count: int) -> None:
+    # torchmetrics itself, in float32, is off by up to 3e-4 here.
+    photo = corner(skimage.data.chelsea(), *size)
+    white, squares = torch.ones_like(photo), torch.zeros_like(photo)
+    squares[:, ::2, ::2] = squares[:, 1::2, 1::2] = 1
+    pairs = [
+        *((white - squares / 255, white), (white / 3, white / 3), (white / 2, photo), (photo, white), (photo, photo)),
+        *((squares, 1 - squares), (white, 0 * white), (0 * white, 0 * white), (white / 2, white / 4)),
+    ]
+    images, truth = (
+        torch.stack(side) for side in zip(*pairs[:count], strict=True)
+    )  # in float64 torchmetrics is slow
+    expected = torchmetrics_similarity(images.double(), truth.double())
+    for values, exact in zip(similarity(images, truth), expected, strict=True):
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.double(), exact, atol=2e-6, rtol=0, equal_nan=True)
 
 
 def test_ssim_agrees_with_skimage(photos: tuple[Tensor, Tensor]) -> None:
     # The two treat the border differently, so the photographs get a frame on which both see a constant.
     images, truth = (nn.functional.pad(side, (16, 16, 16, 16), value=0.5) for side in photos)
-    for value, image, true in zip(ssim(images, truth), images, truth, strict=True):
-        _, similarity = structural_similarity(
+    for value, image, true in zip(similarity(images, truth)[0], images, truth, strict=True):
+        _, expected = structural_similarity(
             to_hwc(true), to_hwc(image), data_range=1.0, channel_axis=2, full=True,
             gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
         )  # fmt: skip
-        assert float(value) == pytest.approx(similarity.mean(), abs=1e-5)
+        assert float(value) == pytest.approx(expected.mean(), abs=1e-5)
 
 
 def test_ssim_of_constant_images() -> None:
     # No variance: SSIM is its luminance term (2xy + c1) / (x^2 + y^2 + c1), c1 = 0.01^2; here x = 0.5, y = 0.25.
-    values = ssim(torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.25))
+    values, _ = similarity(torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.25))
     assert float(values) == pytest.approx((2 * 0.125 + 1e-4) / (0.25 + 0.0625 + 1e-4), abs=1e-5)
 
 
-def test_ms_ssim_agrees_with_torchmetrics(photos: tuple[Tensor, Tensor]) -> None:
-    module = MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0)
-    values = ms_ssim(*photos)
-    for i, (image, true) in enumerate(zip(*photos, strict=True)):
-        assert float(values[i]) == pytest.approx(float(module(image[None], true[None])), abs=1e-5)
-    assert float(values.mean()) == pytest.approx(float(module(*photos)), abs=1e-5)
-
-
 def test_ms_ssim_of_small_images_is_nan() -> None:
-    assert ms_ssim(torch.rand(2, 3, 175, 200), torch.rand(2, 3, 175, 200)).isnan().tolist() == [True, True]
-    assert float(ms_ssim(torch.ones(1, 3, 176, 176), torch.ones(1, 3, 176, 176))) == pytest.approx(1)
+    assert similarity(torch.rand(2, 3, 175, 200), torch.rand(2, 3, 175, 200))[1].isnan().tolist() == [True, True]
+    assert float(similarity(torch.ones(1, 3, 176, 176), torch.ones(1, 3, 176, 176))[1]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("measure", [psnr, ssim, ms_ssim])
+@pytest.mark.parametrize(
+    "measure",
+    [psnr, lambda *sides: similarity(*sides)[0], lambda *sides: similarity(*sides)[1]],
+    ids=["psnr", "ssim", "ms_ssim"],
+)
 def test_measures_do_not_depend_on_batching(photos: tuple[Tensor, Tensor], measure) -> None:
-    images, truth = photos
+    images, truth = (side.repeat(3, 1, 1, 1) for side in photos)  # 27 planes: more than a CPU takes at once
     one_by_one = torch.cat([measure(images[i : i + 1], truth[i : i + 1]) for i in range(3)])
-    assert measure(images, truth).shape == (3,)
-    torch.testing.assert_close(measure(images, truth), one_by_one, atol=1e-5, rtol=0)
+    assert measure(images, truth).shape == (9,)
+    torch.testing.assert_close(measure(images, truth), one_by_one.repeat(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(measure(images[[2, 0]], truth[[2, 0]]), one_by_one[[2, 0]], atol=1e-5, rtol=0)
+
+
+def test_structural_similarity_serves_several_sets_and_changes_no_image(photos: tuple[Tensor, Tensor]) -> None:
+    images, truth = photos
+    kept = [side.clone() for side in photos]
+    compared = StructuralSimilarity(truth)
+    first = compared.score(images)
+    torch.testing.assert_close(compared.score(truth), (torch.ones(3), torch.ones(3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(compared.score(images), first, atol=0, rtol=0)
+    assert all(map(torch.equal, photos, kept))
 
 
 def pixels(*colors: tuple[int, int, int]) -> Tensor:
@@ -291,7 +336,9 @@ def test_load_fid_says_in_one_line_that_weights_cannot_be_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(metrics, "URL_INCEPTION_V3", (tmp_path / "weights-6726825d.pth").as_uri())
+    monkeypatch.setattr(
+        feature_extractor_inceptionv3, "URL_INCEPTION_V3", (tmp_path / "weights-6726825d.pth").as_uri()
+    )
     assert load_fid("download", CPU) is None
     assert capsys.readouterr().out.startswith("no FID: ")
     (tmp_path / "weights-6726825d.pth").write_bytes(b"cut short")

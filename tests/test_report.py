@@ -17,13 +17,15 @@ FILES = {"evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
 
 
 def make_row(name: str, psnr: list[float], shown: bool = False) -> Row:
-    """A row of three images in batches of two and one, too small for MS-SSIM."""
+    """A row of four images, of which one is missing, too small for MS-SSIM."""
     row = Row(name, {"results": name.lower()}, shown={Path("a.png"): IMAGE} if shown else {})
-    for title, values in {"SSIM": [0.5, 0.75, 1.0], "Colorfulness": [10.0, 20.0, 30.0]}.items():
-        row.scores[title] = [torch.tensor(values[:2]), torch.tensor(values[2:])]
-    row.scores["MS-SSIM"] = [torch.full((2,), math.nan), torch.full((1,), math.nan)]
-    row.scores["Delta colorfulness"] = [torch.zeros(2), torch.zeros(1)]
-    row.scores["PSNR"] = [torch.tensor(psnr)]
+    row.scores = {
+        "PSNR": torch.tensor([*psnr, *[math.nan] * (4 - len(psnr))]),
+        "SSIM": torch.tensor([0.5, math.nan, 0.75, 1.0]),
+        "MS-SSIM": torch.full((4,), math.nan),
+        "Colorfulness": torch.tensor([10.0, math.nan, 20.0, 30.0]),
+        "Delta colorfulness": torch.tensor([0.0, math.nan, 0.0, 0.0]),
+    }
     return row
 
 

@@ -36,9 +36,9 @@ Both sides: {shape} {img_size} x {img_size}, by a triangle filter (antialiased) 
 A generator sees the truth's own L, resized to the size it was trained at, and its ab, resized back, is joined with \
 that very L. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits \
 before it is compared.
-PSNR (the three channels together), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): torchmetrics, for \
-each image, then averaged. PSNR is of the images whose truth has color; those equal to the truth, whose PSNR is \
-infinite, count only where there are no others.
+PSNR (the three channels together), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): as torchmetrics \
+computes them, for each image, then averaged. PSNR is of the images whose truth has color; those equal to the truth, \
+whose PSNR is infinite, count only where there are no others.
 Colorfulness: Hasler and Suesstrunk 2003, signed opponent channels, averaged over the images. Delta, signed: a \
 row's mean less the mean of the truth over the same images.
 A row some of whose images are missing is scored on the others; the last column says on how many.
@@ -59,18 +59,19 @@ class Row:
     Attributes:
         name: as the table shows it.
         source: where its colors come from, for the report.
-        predict_ab: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; None for finished images and the truth.
+        predict: maps L (B, 1, S, S), in [0, 100], to images (B, 3, S, S), uint8; None for finished images and the
+            truth.
         files: of finished images, the file of each true image that has one.
-        scores: title of a column -> a tensor of values a batch.
+        scores: title of a column -> (images,) values; NaN where it has none.
         missing: true images without a finished one that can be read, with the reason.
         shown: images for the figure, (S, S, 3) uint8.
     """
 
     name: str
     source: dict[str, object]
-    predict_ab: Callable[[Tensor], Tensor] | None = None
+    predict: Callable[[Tensor], Tensor] | None = None
     files: dict[Path, Path] | None = None
-    scores: dict[str, list[Tensor]] = field(default_factory=lambda: {title: [] for title in DECIMALS})
+    scores: dict[str, Tensor] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     shown: dict[Path, np.ndarray] = field(default_factory=dict)
 
@@ -79,7 +80,7 @@ def make_table(rows: Sequence[Row], fid: metrics.FID | None) -> list[dict[str, o
     """Average each row's scores; a column that no row has is left out."""
     table = []
     for row in rows:
-        scores = {title: torch.cat([torch.empty(0), *values]) for title, values in row.scores.items()}
+        scores = {title: values[~values.isnan()] for title, values in row.scores.items()}
         line = {"Model": row.name, **{title: metrics.mean_score(values) for title, values in scores.items()}}
         if fid:
             line[fid.column] = fid.score(None if row.name == GROUND_TRUTH else row.name)
@@ -122,7 +123,7 @@ def write_report(
     table, reference = make_table(rows, fid), rows[-1]
     settings = plain_config(cfg)
     settings |= {kind: {k: str(v) for k, v in settings[kind].items()} for kind in ("checkpoint", "results")}
-    gray = count - sum(map(len, reference.scores["PSNR"]))
+    gray = count - int((~reference.scores["PSNR"].isnan()).sum())
     protocol = PROTOCOL.strip().format(**settings, shape=SHAPES[cfg.protocol], count=count, gray=gray).splitlines()
     protocol += [f"{fid.column}: {FRECHET[fid.column]}"] if fid else []
     versions = {

