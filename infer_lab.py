@@ -10,8 +10,10 @@ the lightness is the input's own, at its own resolution (Zhang, Isola and Efros 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +43,7 @@ from utils.run import UserError, amp_dtype, gather, is_main, rank, run_script, s
 
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
+Loaded = tuple[Path, Picture, Tensor]  # the file, its pixels, and the L that the network sees
 
 
 def plan(cfg: InferConfig) -> dict[Path, Path]:
@@ -134,8 +137,15 @@ def color_images(
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
     broken: dict[Path, ImageError] = {}
+    # On a CPU the network runs in the workers, each on its share of the cores and of the batch: teams of threads,
+    # which wait for each other after every operation, would wait for the reading and writing as well.
+    on_cpu = device.type == "cpu"
+    workers = max(1, min(cfg.num_workers, len(images)))
+    threads = max(1, torch.get_num_threads() // workers)
+    batch_size = max(1, cfg.batch_size // workers) if on_cpu else cfg.batch_size
+    lock = threading.Lock()
 
-    def read(path: Path) -> tuple[Path, Picture, Tensor] | None:
+    def read(path: Path) -> Loaded | None:
         try:
             picture = read_picture(path)
         except ImageError as error:
@@ -143,31 +153,41 @@ def color_images(
             return None
         return path, picture, prepare(picture, img_size)
 
-    def write(path: Path, picture: Picture, ab: Tensor) -> None:
+    def predict(batch: Sequence[Loaded]) -> list[Tensor]:
+        return predict_ab(generator, [plane for _, _, plane in batch], device, dtype)
+
+    def write(loaded: Loaded, ab: Tensor) -> None:
+        path, picture, _ = loaded
         colored = merge(picture, ab)
         write_png(cfg.output_dir / outputs[path], colored.rgb, colored.alpha)
         if cfg.compare:
             write_png(cfg.output_dir / COMPARE / outputs[path], comparison(picture, colored))
+        with lock:
+            progress.update()
 
-    reading: Iterable[tuple[Path, Picture, Tensor] | None] = ()
+    def predict_and_write(batch: Sequence[Loaded]) -> None:
+        for loaded, ab in zip(batch, predict(batch), strict=True):
+            write(loaded, ab)
+
+    reading: Iterable[Loaded | None] = ()
     writing: list[Future[None]] = []
     with (
-        # Workers compute on one core each: teams of threads for every small step would cost more than they gain.
-        ThreadPoolExecutor(cfg.num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
         tqdm(total=len(images), unit="image", disable=len(outputs) == 1 or not is_main()) as progress,
     ):
         try:
             for window in chain(_windows(images, 4 * cfg.batch_size), [()]):  # a last turn colors the last window
                 found, reading = list(reading), pool.map(read, window)  # read while `found` is colored
                 loaded = [image for image in found if image]
-                progress.update(len(found) - len(loaded))
+                with lock:
+                    progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
-                planes = [plane for _, _, plane in loaded]
-                for batch in batch_by_shape(planes, cfg.batch_size):
-                    predicted = predict_ab(generator, [planes[i] for i in batch], device, dtype)
-                    for i, ab in zip(batch, predicted, strict=True):
-                        writing.append(pool.submit(write, *loaded[i][:2], ab))
-                    progress.update(len(batch))
+                for indices in batch_by_shape([plane for _, _, plane in loaded], batch_size):
+                    batch = [loaded[i] for i in indices]
+                    if on_cpu:
+                        writing.append(pool.submit(predict_and_write, batch))
+                    else:
+                        writing += map(functools.partial(pool.submit, write), batch, predict(batch))
                 for future in earlier:
                     future.result()
             for future in writing:
