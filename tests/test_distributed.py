@@ -18,7 +18,7 @@ def torchrun(processes: int, *command: object, restarts: int = 0) -> subprocess.
     """Run a script in several processes of one core each."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     start += [f"--nproc_per_node={processes}", f"--max_restarts={restarts}"]
-    # Without the second, restarted processes can meet addresses of dead ones: github.com/pytorch/pytorch/issues/135712
+    # Without the second, restarted processes can meet addresses of dead ones (pytorch/pytorch issue 135712).
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.run(
         [*start, *map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240
