@@ -48,6 +48,7 @@ def train(cfg: VGGConfig) -> Path:
     """
     # Set-up
     device = run.set_up_device(cfg.device)
+    run.keep_freed_memory(device)
     dtype = run.amp_dtype(device, cfg.amp)
     torch.manual_seed(cfg.seed)
     run.say_config(cfg, device, dtype)

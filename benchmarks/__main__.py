@@ -42,10 +42,10 @@ class BenchmarkConfig:
     """Which parts: loading, training, folders, memory."""
     device: str = DEVICE
     """cuda, mps or cpu."""
-    images: int = 96
+    images: int = 160
     """Images that are colored, scored and loaded; fewer are repeated."""
     turns: int = 2
-    """Pairs of timings, after one that does not count; loading takes twice as many and one."""
+    """Pairs of timings; loading takes twice as many and one."""
     steps: int = 4
     """Training steps in each timing; 50 are better on a GPU."""
 

@@ -65,6 +65,7 @@ def measure(images_dir: Path, folder: Path, device: torch.device, turns: int) ->
         turns,
         lambda: color("-m", "benchmarks.textbook", device, "infer", squares, theirs, folder / "colored"),
         lambda: color("-m", "benchmarks.swapped", "infer_lab.py", squares, theirs, *ours),
+        warm_up=False,
     )
     note = f"textbook's generator, {len(images)} images of 256 x 256, whole process"
     rows = [compare("coloring a folder", "ms/image", *pair, 5 if gpu else 3, note)]
@@ -72,6 +73,7 @@ def measure(images_dir: Path, folder: Path, device: torch.device, turns: int) ->
         turns,
         lambda: color("-m", "benchmarks.textbook", device, "infer", images_dir, theirs, folder / "colored"),
         lambda: color("infer_lab.py", images_dir, default, *ours),
+        warm_up=False,
     )
     note = "default generator; textbook's results are 256 x 256, ours the inputs' size"
     rows.append(compare("coloring a folder of full-size images", "ms/image", *pair, None, note))
@@ -84,6 +86,7 @@ def measure(images_dir: Path, folder: Path, device: torch.device, turns: int) ->
         turns,
         lambda: run_python("-m", "benchmarks.textbook", device, "metrics", images_dir, *results) / len(images) * 1e3,
         lambda: run_python(*command) / len(images) * 1e3,
+        warm_up=False,
     )
     note = f"{len(images)} images, three folders of results, without FID; ours adds the two reference rows"
     return [*rows, compare("metrics of three models", "ms/image", *pair, 4, note)]

@@ -49,10 +49,10 @@ def compare(
     return Row(part, unit, b, a, a / b, target, note)
 
 
-def in_turns(turns: int, *functions: Callable[[], float]) -> list[list[float]]:
-    """Call functions A B A B, once unrecorded and then `turns` times, and give what each returned."""
-    rounds = [[function() for function in functions] for _ in range(turns + 1)]
-    return [list(column) for column in zip(*rounds[1:], strict=True)]
+def in_turns(turns: int, *functions: Callable[[], float], warm_up: bool = True) -> list[list[float]]:
+    """Call functions A B A B, `turns` times after one that does not count, and give what each returned."""
+    rounds = [[function() for function in functions] for _ in range(turns + warm_up)]
+    return [list(column) for column in zip(*rounds[warm_up:], strict=True)]
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -77,6 +77,15 @@ def run_python(*arguments: object) -> float:
     return took
 
 
+# A process begins with the peak of the one that started it, so a small one has to.
+_LAUNCHER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+"""
+
+
 def peak_megabytes(*arguments: object) -> float:
     """Run a command line of Python and give the peak resident memory of its process, in 10**6 bytes.
 
@@ -84,12 +93,12 @@ def peak_megabytes(*arguments: object) -> float:
         RuntimeError: it failed.
     """
     command = [sys.executable, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command} gave {process.returncode}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    launch = [sys.executable, "-c", _LAUNCHER, *command]
+    printed = subprocess.run(launch, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    code, peak = map(int, printed.split())
+    if code:
+        raise RuntimeError(f"{command} gave {code}")
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:

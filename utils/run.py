@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import shlex
@@ -22,6 +23,7 @@ from torch import nn
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 Value = TypeVar("Value")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Interrupted(Exception):
@@ -93,6 +95,18 @@ def set_up_device(name: str) -> torch.device:
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Keep the tensors that a training step frees on a CPU for the next step: about 5 % of its time on Linux.
+
+    glibc gives blocks of over 32 MB back to the system, which then clears each page of the next one anew.
+    """
+    if device.type == "cpu" and sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt:
+            mallopt(_M_MMAP_THRESHOLD, 2**30)
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def place(network: Network, device: torch.device) -> Network:
