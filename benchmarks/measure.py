@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import re
@@ -10,12 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ def in_turns(turns: int, *functions: Callable[[], float], warm_up: bool = True) 
     """Call functions A B A B, `turns` times after one that does not count, and give what each returned."""
     rounds = [[function() for function in functions] for _ in range(turns + warm_up)]
     return [list(column) for column in zip(*rounds[warm_up:], strict=True)]
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own, so that no side inherits what the other has set."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -7,7 +7,6 @@ import io
 import itertools
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,12 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_lab
 import train_vgg
 from benchmarks import textbook
-from benchmarks.measure import Row, compare, in_turns, matmul_rate
+from benchmarks.measure import Row, compare, in_fresh_process, in_turns, matmul_rate
 from config import TrainConfig, VGGConfig
 from utils import checkpoint, run
 
 WARM_UP = 2  # steps
-Networks = Callable[[], tuple[nn.Module, nn.Module]]
 
 
 class StepClock:
@@ -48,19 +46,20 @@ class StepClock:
 
 
 def our_steps(
-    script: ModuleType,
-    cfg: TrainConfig | VGGConfig,
-    networks: Networks | None = None,
-    counter: FlopCounterMode | None = None,
-) -> list[float]:
-    """Run a stage from nothing for `cfg.max_steps` steps, silently, and give when its steps ended.
+    cfg: TrainConfig | VGGConfig, textbook_networks: bool, count_flops: bool = False
+) -> tuple[list[float], int]:
+    """Run stage 1 or 3 from nothing for `cfg.max_steps` steps, silently.
 
     Args:
-        script: train_lab or train_vgg.
-        cfg: its configuration.
-        networks: G and D, instead of those that `cfg` asks for.
-        counter: counts the step after the warm-up.
+        cfg: a TrainConfig or a VGGConfig, which names the stage.
+        textbook_networks: train the textbook's networks, instead of those that `cfg` asks for.
+        count_flops: of the step after the warm-up.
+
+    Returns:
+        When the steps ended, and the floating-point operations.
     """
+    script = train_lab if isinstance(cfg, TrainConfig) else train_vgg
+    counter = FlopCounterMode(display=False) if count_flops else None
     device = torch.device(cfg.device)
     clock = StepClock(script, device, counter)
     shutil.rmtree(cfg.output_dir, ignore_errors=True)
@@ -68,27 +67,27 @@ def our_steps(
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(mock.patch.object(script, "update_ema", clock))
-        if networks and script is train_lab:
-            generator, discriminator = networks()
+        generator, discriminator = make_textbook_networks()
+        if textbook_networks and script is train_lab:
             stack.enter_context(mock.patch.object(script, "GeneratorUNet", lambda *_: generator))
             stack.enter_context(mock.patch.object(script, "PatchDiscriminator", lambda *_: discriminator))
-        elif networks:
+        elif textbook_networks:
             info = {"stage": "finetune", "epoch": 4, "step": 0, "architecture": {}, "digest": ""}
             info["config"] = {"val_fraction": cfg.val_fraction}
-            loaded = (*(run.place(network, device) for network in networks()), info)
+            loaded = (run.place(generator, device), run.place(discriminator, device), info)
             stack.enter_context(mock.patch.object(checkpoint, "load_stage", lambda *_: loaded))
         script.train(cfg)
-    return clock.times
+    return clock.times, counter.get_total_flops() if counter else 0
 
 
-def textbook_networks() -> tuple[nn.Module, nn.Module]:
+def make_textbook_networks() -> tuple[nn.Module, nn.Module]:
     """Make the textbook's G and D."""
     return textbook.Generator(), textbook.Discriminator()
 
 
 def textbook_steps(cache: Path, batch_size: int, steps: int, device: torch.device, stage: int) -> list[float]:
     """Run the textbook's stage 1 or 3 and give when its steps ended."""
-    generator, discriminator = (network.to(device) for network in textbook_networks())
+    generator, discriminator = (network.to(device) for network in make_textbook_networks())
     loader = DataLoader(textbook.CacheDataset(cache), batch_size, shuffle=True, drop_last=True, num_workers=2)
     vgg = textbook.VGGFeatures().to(device) if stage == 3 else None
     losses = textbook.train(loader, generator, discriminator, device, vgg)
@@ -131,25 +130,24 @@ def measure(
             "load_size": size * 286 // 256,
             "batch_size": batch_size,
         }
-        script = train_lab if stage == 1 else train_vgg
         cfg = TrainConfig(**values) if stage == 1 else VGGConfig(**values, vgg_weights="stand-in")
 
         def their_turn(cache=theirs, batch_size=batch_size, stage=stage) -> float:
-            return milliseconds_an_image(textbook_steps(cache, batch_size, steps, device, stage), batch_size)
+            times = in_fresh_process(textbook_steps, cache, batch_size, steps, device, stage)
+            return milliseconds_an_image(times, batch_size)
 
-        def our_turn(script=script, cfg=cfg) -> float:
-            return milliseconds_an_image(our_steps(script, cfg, textbook_networks), cfg.batch_size)
+        def our_turn(cfg=cfg) -> float:
+            return milliseconds_an_image(in_fresh_process(our_steps, cfg, True)[0], cfg.batch_size)
 
         note = f"textbook's networks, {size} px, batch {batch_size}"
         rows.append(compare(f"stage {stage} step", "ms/image", *in_turns(turns, their_turn, our_turn), target, note))
 
     size, batch_size = 256, 16
     cfg = TrainConfig(**base, cache_dir=caches[size][1], img_size=size, batch_size=batch_size)
-    counter = FlopCounterMode(display=False)
-    our_steps(train_lab, replace(cfg, max_steps=WARM_UP + 1), counter=counter)
-    flops = counter.get_total_flops() / batch_size
+    _, flops = in_fresh_process(our_steps, replace(cfg, max_steps=WARM_UP + 1), False, True)
+    flops /= batch_size
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
-    (took,) = in_turns(turns, lambda: milliseconds_an_image(our_steps(train_lab, cfg), batch_size))
+    (took,) = in_turns(turns, lambda: milliseconds_an_image(in_fresh_process(our_steps, cfg, False)[0], batch_size))
     row = Row("stage 1 step, default networks", "ms/image", sorted(took)[len(took) // 2])
     share = flops / (row.ours / 1e3) / peak
     note = f"{size} px, batch {batch_size}: {1e3 / row.ours:.1f} images/s, {flops / 1e9:.1f} GFLOP an image, "
