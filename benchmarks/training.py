@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import shutil
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -148,7 +149,7 @@ def measure(
     flops /= batch_size
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
     (took,) = in_turns(turns, lambda: milliseconds_an_image(in_fresh_process(our_steps, cfg, False)[0], batch_size))
-    row = Row("stage 1 step, default networks", "ms/image", sorted(took)[len(took) // 2])
+    row = Row("stage 1 step, default networks", "ms/image", statistics.median(took))
     share = flops / (row.ours / 1e3) / peak
     note = f"{size} px, batch {batch_size}: {1e3 / row.ours:.1f} images/s, {flops / 1e9:.1f} GFLOP an image, "
     note += f"{share:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
