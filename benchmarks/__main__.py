@@ -97,7 +97,7 @@ def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> list[Row]
     if "folders" in cfg.parts:
         rows += folders.measure(some, work, device, cfg.turns)
     if "memory" in cfg.parts:
-        few, many = (repeat(images, count, work / f"memory{count}") for count in (40, 400))
+        few, many = (repeat(images, count, work / f"memory{count}") for count in (80, 800))
         rows += memory.measure(few, many, work, device)
     return rows
 
