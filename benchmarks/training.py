@@ -141,14 +141,19 @@ def measure(
             return milliseconds_an_image(in_fresh_process(our_steps, cfg, True)[0], cfg.batch_size)
 
         note = f"textbook's networks, {size} px, batch {batch_size}"
-        rows.append(compare(f"stage {stage} step", "ms/image", *in_turns(turns, their_turn, our_turn), target, note))
+        times = in_turns(turns, their_turn, our_turn, warm_up=False)  # each process warms up for itself
+        rows.append(compare(f"stage {stage} step", "ms/image", *times, target, note))
 
     size, batch_size = 256, 16
     cfg = TrainConfig(**base, cache_dir=caches[size][1], img_size=size, batch_size=batch_size)
     _, flops = in_fresh_process(our_steps, replace(cfg, max_steps=WARM_UP + 1), False, True)
     flops /= batch_size
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
-    (took,) = in_turns(turns, lambda: milliseconds_an_image(in_fresh_process(our_steps, cfg, False)[0], batch_size))
+
+    def default_turn() -> float:
+        return milliseconds_an_image(in_fresh_process(our_steps, cfg, False)[0], batch_size)
+
+    (took,) = in_turns(turns, default_turn, warm_up=False)
     row = Row("stage 1 step, default networks", "ms/image", statistics.median(took))
     share = flops / (row.ours / 1e3) / peak
     note = f"{size} px, batch {batch_size}: {1e3 / row.ours:.1f} images/s, {flops / 1e9:.1f} GFLOP an image, "
