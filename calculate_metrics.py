@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from config import MetricsConfig
 from utils import metrics
-from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
+from utils.checkpoint import find_checkpoints, load_generator, training_size
 from utils.fixed_samples import choose_fixed_images
 from utils.images import (
     FIRST,
@@ -113,7 +113,7 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     Raises:
         UserError: there is nothing to score, or a checkpoint, a folder or a name cannot be used.
     """
-    checkpoints = cfg.checkpoint or find_stage_checkpoints()
+    checkpoints = cfg.checkpoint or find_checkpoints()
     if not checkpoints and not cfg.results:
         raise UserError(
             "nothing to score: run python train_lab.py first, or give --checkpoint or --results NAME PATH"

@@ -21,6 +21,7 @@ SUBSET_EPOCHS = 30
 FINETUNE_EPOCHS = 4
 SUBSET_CHECKPOINT = SUBSET_CHECKPOINTS / f"G_epoch_{SUBSET_EPOCHS:03d}.pt"
 FINETUNE_CHECKPOINT = FINETUNE_CHECKPOINTS / f"G_finetune_epoch_{FINETUNE_EPOCHS:02d}.pt"
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "weights" / "G_default.pt"  # comes with the project
 
 
 def default_device() -> str:
@@ -218,7 +219,7 @@ class InferConfig:
     input: tyro.conf.Positional[Path]
     """Image, folder, or text file with one path a line."""
     checkpoint: tyro.conf.Positional[Path | None] = None
-    """G_*.pt file; the newest stage's output when none is named."""
+    """G_*.pt file. When none is named: the newest stage's output, or weights/G_default.pt where no stage has run."""
     output_dir: Path = Path("outputs")
     """Folder for the colored PNG files; a folder's structure is kept."""
     img_size: int | None = None
@@ -245,7 +246,8 @@ class MetricsConfig:
     images_dir: Path = DATA_ROOT / "test2017"
     """Folder of true color images, or a text file with one path a line."""
     checkpoint: dict[str, Path] = field(default_factory=dict)
-    """Rows to score as NAME PATH pairs; each stage's newest checkpoint that exists when none is given."""
+    """Rows to score as NAME PATH pairs; when none is given, each stage's newest checkpoint that exists and
+    weights/G_default.pt."""
     results: dict[str, Path] = field(default_factory=dict)
     """Folders of finished images as NAME FOLDER pairs; files are matched to the truth by name."""
     max_images: int = 10_000

@@ -3,8 +3,9 @@
     python infer_lab.py IMAGE_OR_FOLDER [CHECKPOINT] [--output-dir outputs] [--recursive] [--compare]
     torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
-Reads the images and a G_*.pt file (the newest stage's where none is named); writes a PNG for each image, of its
-size, bit depth and alpha, in the input's folder structure. The network sees a small copy and supplies ab alone;
+Reads the images and a G_*.pt file (where none is named, the newest stage's, or weights/G_default.pt if no stage has
+run); writes a PNG for each image, of its size, bit depth and alpha, in the input's folder structure.
+The network sees a small copy and supplies ab alone;
 the lightness is the input's own, at its own resolution (Zhang, Isola and Efros 2016, arXiv:1603.08511).
 """
 
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config import FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
+from config import DEFAULT_CHECKPOINT, FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
 from models_lab import GeneratorUNet
-from utils.checkpoint import find_stage_checkpoints, load_generator, training_size
+from utils.checkpoint import find_checkpoints, load_generator, training_size
 from utils.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
 from utils.images import (
     IMAGE_EXTENSIONS,
@@ -101,15 +102,15 @@ def _windows(images: Iterable[Path], most_images: int) -> Iterator[list[Path]]:
 
 
 def find_checkpoint() -> Path:
-    """Find the newest stage's generator.
+    """Find the newest stage's generator, or the one that comes with the project where no stage has written any.
 
     Raises:
-        UserError: no stage has written one.
+        UserError: there is neither.
     """
-    found = list(find_stage_checkpoints().values())
+    found = list(find_checkpoints().values())
     if not found:
         where = f"{SUBSET_CHECKPOINTS} or {FINETUNE_CHECKPOINTS}"
-        raise UserError(f"no checkpoint in {where}; run python train_lab.py first, or name a G_*.pt file")
+        raise UserError(f"no {DEFAULT_CHECKPOINT}, and no checkpoint in {where}: name a G_*.pt file")
     return found[-1]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 import calculate_metrics
+import config
 from models_lab import GeneratorUNet
 from utils import checkpoint
 from utils.fixed_samples import choose_fixed_images
@@ -194,16 +195,18 @@ def test_main_shows_no_figure_where_none_of_its_images_can_be_read(
     assert "comparison.png" not in (output / "report.md").read_text() + capsys.readouterr().out
 
 
-def test_main_takes_the_newest_checkpoint_of_each_stage(
+def test_main_takes_the_default_and_the_newest_checkpoint_of_each_stage(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", tmp_path / "G_default.pt")
+    save_generator(tmp_path / "G_default.pt")
     for name in ("G_epoch_005.pt", "G_epoch_010.pt"):
         save_generator(tmp_path / "checkpoints_subset" / name)
     save_generator(tmp_path / "checkpoints_finetune" / "G_ft_fromE4_vgg_epoch_01.pt")
     code, output = run(tmp_path, "--images-dir", photos, "--img-size", 32, "--max-images", 2)
     rows = read_rows(output)
-    assert code == 0 and list(rows) == ["Subset", "Finetune+VGG", "Grayscale", "Ground Truth"]
+    assert code == 0 and list(rows) == ["Default", "Subset", "Finetune+VGG", "Grayscale", "Ground Truth"]
     assert rows["Subset"]["source"]["checkpoint"].endswith("G_epoch_010.pt")
     assert rows["Subset"]["images"] == 2
 
@@ -225,6 +228,7 @@ def test_main_refuses_what_it_cannot_score(
     arguments: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", tmp_path / "G_default.pt")
     places = {"photos": photos, "empty": tmp_path / "empty", "other": tmp_path / "other"}
     places["empty"].mkdir()
     write_png(places["other"] / "other.png", np.zeros((32, 32, 3), np.uint8))
@@ -340,6 +344,7 @@ FAILS_ON_RANK_1 = """
 import os, sys
 sys.path.insert(0, {root!r})
 import calculate_metrics
+import config
 
 def fail(*arguments):
     if os.environ["RANK"] == "1":

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import config
 from config import FinetuneConfig, TrainConfig
 from models_lab import GeneratorUNet, PatchDiscriminator
-from utils import checkpoint
+from utils import checkpoint, publish
 from utils.checkpoint import Position
 from utils.files import open_atomically
 from utils.run import UserError
@@ -46,13 +47,24 @@ def test_training_size_is_the_crop_of_the_configuration(tmp_path):
     assert checkpoint.training_size(info) == TrainConfig().img_size == 256
 
 
-def test_load_generator_takes_half_precision_weights(tmp_path):
+def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
+    source, target = save_pair(tmp_path), tmp_path / "G_half.pt"
+    assert publish.main([str(source), str(target)]) == 0
+    assert target.stat().st_size < 0.6 * source.stat().st_size
+    (whole, info), (half, half_info) = (checkpoint.load_generator(path, CPU) for path in (source, target))
+    assert half_info == info
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
+    l = torch.rand(1, 1, 24, 24) * 2 - 1
+    assert torch.allclose(half(l), whole(l), atol=1e-3)
+
+
+def test_publish_refuses_weights_beyond_float16(tmp_path, capsys):
     path = save_pair(tmp_path)
     entries = torch.load(path, weights_only=True)
-    floats = {name: v.half() if v.is_floating_point() else v for name, v in entries["weights"].items()}
-    torch.save({**entries, "weights": floats}, path)
-    loaded, _ = checkpoint.load_generator(path, CPU)
-    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    next(iter(entries["weights"].values())).fill_(1e6)
+    torch.save(entries, path)
+    assert publish.main([str(path), str(tmp_path / "G_half.pt")]) == 2
+    assert "beyond float16's range" in capsys.readouterr().err and not (tmp_path / "G_half.pt").exists()
 
 
 def test_load_stage_takes_over_both_networks(tmp_path):
@@ -106,16 +118,21 @@ def test_load_generator_runs_no_code(tmp_path, monkeypatch):
     assert not Path("exploded").exists()
 
 
-def test_find_stage_checkpoints_takes_the_newest_epoch_of_each_stage(tmp_path):
-    assert checkpoint.find_stage_checkpoints(tmp_path) == {}
+def test_find_checkpoints_takes_the_newest_epoch_of_each_stage(tmp_path, monkeypatch):
+    default = tmp_path / "G_default.pt"
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", default)
+    assert checkpoint.find_checkpoints(tmp_path) == {}
+    default.touch()
+    assert checkpoint.find_checkpoints(tmp_path) == {"Default": default}
     names = ["checkpoints_subset/G_epoch_005.pt", "checkpoints_subset/G_epoch_030.pt", "checkpoints_subset/best.pt"]
     names += [f"checkpoints_finetune/G_finetune_epoch_{epoch}.pt" for epoch in ("99", "100", "04")]
     names += ["checkpoints_finetune/G_ft_fromE4_vgg_epoch_01.pt", "checkpoints_finetune/D_finetune_epoch_101.pt"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = {stage: path.name for stage, path in checkpoint.find_stage_checkpoints(tmp_path).items()}
+    found = {stage: path.name for stage, path in checkpoint.find_checkpoints(tmp_path).items()}
     assert list(found.items()) == [
+        ("Default", "G_default.pt"),
         ("Subset", "G_epoch_030.pt"),
         ("Finetune", "G_finetune_epoch_100.pt"),
         ("Finetune+VGG", "G_ft_fromE4_vgg_epoch_01.pt"),

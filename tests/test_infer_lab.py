@@ -12,6 +12,7 @@ from PIL import Image
 from test_colorize import ALPHA, CPU, PHOTO, PHOTO16, Wild, assert_keeps_lightness, visible_generator
 from test_distributed import ROOT, torchrun
 
+import config
 import infer_lab
 from infer_lab import main
 from models_lab import GeneratorUNet
@@ -232,13 +233,22 @@ def test_main_keeps_panels_and_outputs_apart(
     assert not (tmp_path / "out").exists()
 
 
-def test_main_takes_the_newest_stage(
+def test_main_takes_the_default_and_then_the_newest_stage(
     photos: Path, generator_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", tmp_path / "default" / "G_default.pt")
     assert run(photos) == 2
-    assert "train_lab.py" in capsys.readouterr().err
-    for stage in ["checkpoints_subset/G_epoch_030.pt", "checkpoints_finetune/G_finetune_epoch_04.pt"]:
+    assert "no checkpoint in checkpoints_subset" in capsys.readouterr().err
+    photos: Path,
+    generator_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+        "default/G_default.pt",
+        "checkpoints_subset/G_epoch_030.pt",
+        "checkpoints_finetune/G_finetune_epoch_04.pt",
+    ]:
         Path(stage).parent.mkdir(exist_ok=True)
         Path(stage).write_bytes(generator_path.read_bytes())
         assert run(photos) == 0

@@ -1,0 +1,55 @@
+"""Write a generator in half precision, for passing on.
+
+    python -m utils.publish checkpoints_finetune/G_finetune_epoch_04.pt weights/G_default.pt
+
+Reads a G_*.pt file; writes one of half its size that every script opens as it does any other, with the same entries.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from utils import checkpoint, run
+from utils.run import UserError
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Write a generator in half precision."""
+
+    source: tyro.conf.Positional[Path]
+    """G_*.pt file."""
+    target: tyro.conf.Positional[Path]
+    """File to write."""
+
+
+def publish(cfg: PublishConfig) -> None:
+    """Copy a generator's file with its weights rounded to float16.
+
+    Raises:
+        UserError: the source is no generator, or a weight is too large for float16.
+    """
+    checkpoint.load_generator(cfg.source, torch.device("cpu"))  # it is one
+    entries = checkpoint.read(cfg.source, "name a G_*.pt file")
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in entries["weights"].items()
+    }
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise UserError(f"{cfg.source}: has weights beyond float16's range")
+    checkpoint.save(cfg.target, {**entries, "weights": weights})
+    run.say(f"{cfg.target}: {cfg.target.stat().st_size / 1e6:.1f} MB")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    return run.run_script(PublishConfig, publish, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
