@@ -237,18 +237,12 @@ def test_main_takes_the_default_and_then_the_newest_stage(
     photos: Path, generator_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", tmp_path / "default" / "G_default.pt")
+    monkeypatch.setattr(config, "DEFAULT_CHECKPOINT", Path("default/G_default.pt"))
+    monkeypatch.setattr(infer_lab, "DEFAULT_CHECKPOINT", Path("default/G_default.pt"))
     assert run(photos) == 2
-    assert "no checkpoint in checkpoints_subset" in capsys.readouterr().err
-    photos: Path,
-    generator_path: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-        "default/G_default.pt",
-        "checkpoints_subset/G_epoch_030.pt",
-        "checkpoints_finetune/G_finetune_epoch_04.pt",
-    ]:
+    assert "no default/G_default.pt, and no checkpoint in checkpoints_subset" in capsys.readouterr().err
+    newest = "checkpoints_finetune/G_finetune_epoch_04.pt"
+    for stage in ["default/G_default.pt", "checkpoints_subset/G_epoch_030.pt", newest]:
         Path(stage).parent.mkdir(exist_ok=True)
         Path(stage).write_bytes(generator_path.read_bytes())
         assert run(photos) == 0
