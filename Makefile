@@ -15,10 +15,12 @@ TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample
 	$(RUN) -m pip install -r requirements-dev.txt
 	touch $@
 
-# The real scripts in order, in a folder of their own, on crops of the photographs that scikit-image ships.
+# Colors photographs with the default checkpoint; then the real scripts in order, in a folder of their own. All of it
+# on crops of the photographs that scikit-image ships.
 demo: .venv/installed
 	rm -rf demo && mkdir demo
 	$(RUN) -m utils.sample_data --output-dir demo/data/coco
+	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare --output-dir outputs_default
 	cd demo && $(DEMO)/filter.py
 	cd demo && $(DEMO)/cache_lab.py --load-size 108
 	cd demo && $(DEMO)/cache_lab.py --load-size 108 --images-dir data/coco/train2017
