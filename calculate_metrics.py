@@ -113,7 +113,7 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     Raises:
         UserError: there is nothing to score, or a checkpoint, a folder or a name cannot be used.
     """
-    checkpoints = cfg.checkpoint or find_checkpoints()
+    checkpoints = cfg.checkpoint or find_checkpoints(with_default=not cfg.results)
     if not checkpoints and not cfg.results:
         raise UserError(
             "nothing to score: run python train_lab.py first, or give --checkpoint or --results NAME PATH"

@@ -246,8 +246,8 @@ class MetricsConfig:
     images_dir: Path = DATA_ROOT / "test2017"
     """Folder of true color images, or a text file with one path a line."""
     checkpoint: dict[str, Path] = field(default_factory=dict)
-    """Rows to score as NAME PATH pairs; when none is given, each stage's newest checkpoint that exists and
-    weights/G_default.pt."""
+    """Rows to score as NAME PATH pairs; when none is given, each stage's newest checkpoint that exists, and
+    weights/G_default.pt unless --results are."""
     results: dict[str, Path] = field(default_factory=dict)
     """Folders of finished images as NAME FOLDER pairs; files are matched to the truth by name."""
     max_images: int = 10_000

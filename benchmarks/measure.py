@@ -55,7 +55,7 @@ def compare(
 
 
 def in_turns(turns: int, *functions: Callable[[], float], warm_up: bool = True) -> list[list[float]]:
-    """Call functions A B A B, `turns` times after one that does not count, and give what each returned."""
+    """Call functions A B A B, `turns` times (and once before, unless `warm_up` is False); give what each returned."""
     rounds = [[function() for function in functions] for _ in range(turns + warm_up)]
     return [list(column) for column in zip(*rounds[warm_up:], strict=True)]
 

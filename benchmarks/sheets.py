@@ -54,10 +54,10 @@ def to_gray(rgb: np.ndarray) -> np.ndarray:
 
 def hard_cases() -> dict[str, np.ndarray]:
     """Give gray images as people have them, (H, W, 3) uint8."""
-    draw = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     portrait, cat, coffee = (to_gray(load_photo(name)) for name in ("astronaut", "chelsea", "coffee"))
     old = np.clip(
-        255 * (portrait / 255.0) ** 0.7 * 0.7 + 40 + draw.normal(0, 14, portrait.shape[:2])[..., None], 0, 255
+        255 * (portrait / 255.0) ** 0.7 * 0.7 + 40 + noise.normal(0, 14, portrait.shape[:2])[..., None], 0, 255
     )
     old = cv2.copyMakeBorder(old.astype(np.uint8), 40, 60, 40, 40, cv2.BORDER_CONSTANT, value=(235, 235, 235))
     scan = cv2.copyMakeBorder(cat, 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=(8, 8, 8))
@@ -99,7 +99,7 @@ def draw(cfg: SheetsConfig) -> None:
     names, images = list(cases), list(cases.values())
     left, right = slice(0, half), slice(half, None)
     sides = {}
-    for side, mark in ((left, ""), (right, " ")):  # two mappings of equal titles cannot be one
+    for side, mark in ((left, ""), (right, " ")):  # a column's title can occur once
         sides[f"Input{mark}"], sides[f"{title}{mark}"] = images[side], list(map(color, images[side]))
     save_comparison_figure(cfg.output_dir / "hard_cases.png", sides)
     run.say(f"{cfg.output_dir / 'hard_cases.png'}, by rows: {', '.join(names)}")

@@ -124,6 +124,7 @@ def test_find_checkpoints_takes_the_newest_epoch_of_each_stage(tmp_path, monkeyp
     assert checkpoint.find_checkpoints(tmp_path) == {}
     default.touch()
     assert checkpoint.find_checkpoints(tmp_path) == {"Default": default}
+    assert checkpoint.find_checkpoints(tmp_path, with_default=False) == {}
     names = ["checkpoints_subset/G_epoch_005.pt", "checkpoints_subset/G_epoch_030.pt", "checkpoints_subset/best.pt"]
     names += [f"checkpoints_finetune/G_finetune_epoch_{epoch}.pt" for epoch in ("99", "100", "04")]
     names += ["checkpoints_finetune/G_ft_fromE4_vgg_epoch_01.pt", "checkpoints_finetune/D_finetune_epoch_101.pt"]

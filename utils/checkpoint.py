@@ -196,9 +196,12 @@ def say_hand_off(path: Path, info: Mapping[str, dict], cfg: config.TrainingConfi
             run.say(f"overrides {name}: {earlier[name]} -> {value}")
 
 
-def find_checkpoints(root: Path = Path(".")) -> dict[str, Path]:
-    """Find the generator that comes with the project, and then the newest (by epoch) of each stage that has one."""
-    found = {"Default": config.DEFAULT_CHECKPOINT} if config.DEFAULT_CHECKPOINT.is_file() else {}
+def find_checkpoints(root: Path = Path("."), with_default: bool = True) -> dict[str, Path]:
+    """Find the newest generator (by epoch) of each stage that has one, in the order of the stages.
+
+    The one that comes with the project is the first, unless `with_default` is False.
+    """
+    found = {"Default": config.DEFAULT_CHECKPOINT} if with_default and config.DEFAULT_CHECKPOINT.is_file() else {}
     for stage, (folder, pattern) in _STAGE_FILES.items():
         matches = [re.fullmatch(pattern, path.name) for path in (root / folder).glob("G_*.pt")]
         numbered = [(tuple(map(int, match.groups())), match.string) for match in matches if match]
