@@ -1,0 +1,126 @@
+"""Train the textbook loop and this project for equally long on the same photographs, and score both.
+
+    python -m benchmarks.race --images-dir TRAIN --test-dir TEST --work-dir DIR [--minutes 60]
+
+The clock runs while a loop trains, not while it caches. Ours is train_lab.py with its defaults but for the size, and
+as many steps as fit, by the rate of a short trial. Writes the scores of both to --work-dir, beside the generators.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+import cache_lab
+import train_lab
+from benchmarks import textbook
+from benchmarks.color_scores import score
+from benchmarks.measure import in_fresh_process
+from config import DEVICE, CacheConfig, TrainConfig
+from utils import checkpoint, run
+from utils.files import write_json
+from utils.images import list_images
+
+BATCH_SIZE = 16  # the textbook's
+TRIAL_STEPS = 60
+
+
+@dataclass(frozen=True)
+class RaceConfig:
+    """Train the textbook loop and this project for equally long, and score both."""
+
+    images_dir: Path
+    """Folder of photographs to train on."""
+    test_dir: Path
+    """Folder of photographs to score."""
+    work_dir: Path
+    """Folder for caches, checkpoints and scores."""
+    sides: tuple[str, ...] = ("textbook", "ours")
+    """Which of the two to run."""
+    minutes: float = 60.0
+    """Training time of each."""
+    img_size: int = 128
+    """Side of the training images, in pixels."""
+    gen_width: int = 48
+    """Channels of our generator's first level."""
+    disc_width: int = 32
+    """Channels of our discriminator's first layer."""
+    device: str = DEVICE
+    """cuda, mps or cpu."""
+
+
+def run_textbook(cfg: RaceConfig, folder: Path) -> dict[str, float]:
+    """Train by the textbook loop, and score it."""
+    torch.manual_seed(0)
+    device = run.set_up_device(cfg.device)
+    textbook.cache(list_images(cfg.images_dir, mend=""), folder / "cache", cfg.img_size)
+    generator, discriminator = textbook.Generator().to(device), textbook.Discriminator().to(device)
+    data = textbook.CacheDataset(folder / "cache")
+    loader = DataLoader(data, BATCH_SIZE, shuffle=True, drop_last=True, num_workers=2)
+    started = time.perf_counter()
+    steps = 0
+    for _ in textbook.train(loader, generator, discriminator, device):
+        steps += 1
+        minutes = (time.perf_counter() - started) / 60
+        if minutes >= cfg.minutes:
+            break
+    torch.save({"weights": generator.state_dict()}, folder / "G_textbook.pt")
+    scores = score(generator.eval(), cfg.img_size, list_images(cfg.test_dir, mend=""), device)
+    return {"minutes": minutes, "images": steps * BATCH_SIZE, **scores}
+
+
+def run_ours(cfg: RaceConfig, folder: Path) -> dict[str, float]:
+    """Train stage 1, and score it."""
+    load_size = cfg.img_size * 286 // 256
+    cache_lab.cache(CacheConfig(images_dir=cfg.images_dir, cache_dir=folder / "cache", load_size=load_size))
+    train_cfg = TrainConfig(
+        images_dir=cfg.images_dir,
+        cache_dir=folder / "cache",
+        output_dir=folder / "checkpoints",
+        device=cfg.device,
+        img_size=cfg.img_size,
+        load_size=load_size,
+        gen_width=cfg.gen_width,
+        disc_width=cfg.disc_width,
+        epochs=10**6,
+        save_every=10**6,
+        num_workers=1,
+    )
+    started = time.perf_counter()
+    train_lab.train(dataclasses.replace(train_cfg, max_steps=TRIAL_STEPS))
+    steps = round(cfg.minutes * 60 / ((time.perf_counter() - started) / TRIAL_STEPS))
+    started = time.perf_counter()
+    newest = train_lab.train(dataclasses.replace(train_cfg, max_steps=steps, resume=False))
+    minutes = (time.perf_counter() - started) / 60
+    generator, info = checkpoint.load_generator(newest, torch.device(cfg.device))
+    images = list_images(cfg.test_dir, mend="")
+    scores = score(generator, checkpoint.training_size(info), images, torch.device(cfg.device))
+    return {"minutes": minutes, "images": steps * train_cfg.batch_size, **scores}
+
+
+def race(cfg: RaceConfig) -> None:
+    """Run the sides one after the other, each in a process of its own."""
+    for side in cfg.sides:
+        folder = cfg.work_dir / side
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        scores = in_fresh_process({"textbook": run_textbook, "ours": run_ours}[side], cfg, folder)
+        write_json(folder / "scores.json", {**scores, "commit": run.git_commit()})
+        run.say(f"{side}: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    return run.run_script(RaceConfig, race, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
