@@ -145,7 +145,7 @@ class TrainConfig(TrainingConfig):
     """Passes over the images."""
     learning_rate: float = 2e-4
     """Peak learning rate of both optimizers."""
-    lambda_l1: float = 100.0
+    lambda_l1: float = 150.0
     """Weight of the L1 loss of ab against the adversarial loss."""
     gen_width: int = 64
     """Channels of the generator's first level."""
@@ -175,7 +175,7 @@ class FinetuneConfig(TrainingConfig):
     """Passes over the images."""
     learning_rate: float = 5e-5
     """Peak learning rate of both optimizers."""
-    lambda_l1: float = 50.0
+    lambda_l1: float = 200.0
     """Weight of the L1 loss of ab against the adversarial loss."""
     sample_every: int = 1
     """Epochs between sample grids; the last epoch always has one."""

@@ -2,9 +2,10 @@
 
     python -m benchmarks.race --images-dir TRAIN --test-dir TEST --work-dir DIR [--minutes 60] [--sides textbook]
 
-The clock runs while a loop trains, not while it caches. Ours is train_lab.py with its defaults but for the sizes, and
-as many steps as fit, by the rate of a short trial. On two cores the sides may run at once, each as a command of its
-own that is bound to one of them. Writes <work-dir>/<side>/scores.json, beside the generators.
+The clock runs while a loop trains, not while it caches. Ours is train_lab.py with its defaults but for the sizes:
+a third of the time at half the size, then from there at the whole of it, each with as many steps as fit by the rate
+of a short trial. On two cores the sides may run at once, each as a command of its own that is bound to one of them.
+Writes <work-dir>/<side>/scores.json, beside the generators.
 """
 
 from __future__ import annotations
@@ -79,37 +80,43 @@ def run_textbook(cfg: RaceConfig, folder: Path) -> dict[str, float]:
 
 
 def run_ours(cfg: RaceConfig, folder: Path) -> dict[str, float]:
-    """Train stage 1, and score it."""
-    load_size = cfg.img_size * 286 // 256
-    cache_lab.cache(CacheConfig(images_dir=cfg.images_dir, cache_dir=folder / "cache", load_size=load_size))
-    train_cfg = TrainConfig(
-        images_dir=cfg.images_dir,
-        cache_dir=folder / "cache",
-        output_dir=folder / "checkpoints",
-        device=cfg.device,
-        img_size=cfg.img_size,
-        load_size=load_size,
-        gen_width=cfg.gen_width,
-        disc_width=cfg.disc_width,
-        epochs=10**6,
-        save_every=10**6,
-        sample_every=10**6,
-        num_workers=0,
-    )
-    trials = []
-    for steps in TRIAL_STEPS:
-        started = time.perf_counter()
-        train_lab.train(dataclasses.replace(train_cfg, max_steps=steps, resume=False))
-        trials.append(time.perf_counter() - started)
-    rate = (TRIAL_STEPS[1] - TRIAL_STEPS[0]) / (trials[1] - trials[0])
-    steps = int(rate * (cfg.minutes * 60 - trials[0])) + TRIAL_STEPS[0]
+    """Train stage 1 at half the size and then at the whole, and score it."""
+    newest, minutes, images = None, 0.0, 0
+    for img_size, share in ((cfg.img_size // 2, 1 / 3), (cfg.img_size, 2 / 3)):
+        load_size, cache_dir = img_size * 286 // 256, folder / f"cache_{img_size}"
+        cache_lab.cache(CacheConfig(images_dir=cfg.images_dir, cache_dir=cache_dir, load_size=load_size))
+        train_cfg = TrainConfig(
+            images_dir=cfg.images_dir,
+            cache_dir=cache_dir,
+            output_dir=folder / f"checkpoints_{img_size}",
+            init_checkpoint=newest,
+            device=cfg.device,
+            img_size=img_size,
+            load_size=load_size,
+            gen_width=cfg.gen_width,
+            disc_width=cfg.disc_width,
+            epochs=10**6,
+            save_every=10**6,
+            sample_every=10**6,
+            num_workers=0,
+            resume=False,
+        )
+        trials = [train(dataclasses.replace(train_cfg, max_steps=steps))[1] for steps in TRIAL_STEPS]
+        rate = (TRIAL_STEPS[1] - TRIAL_STEPS[0]) / (trials[1] - trials[0])
+        steps = int(rate * (share * cfg.minutes * 60 - trials[0])) + TRIAL_STEPS[0]
+        newest, seconds = train(dataclasses.replace(train_cfg, max_steps=steps))
+        minutes += seconds / 60
+        images += steps * train_cfg.batch_size
+    generator, _ = checkpoint.load_generator(newest, torch.device(cfg.device))
+    scores = score(generator, cfg.img_size, list_images(cfg.test_dir, mend=""), torch.device(cfg.device))
+    return {"minutes": minutes, "images": images, **scores}
+
+
+def train(cfg: TrainConfig) -> tuple[Path, float]:
+    """Run train_lab.py, and give its last generator and how many seconds it took."""
     started = time.perf_counter()
-    newest = train_lab.train(dataclasses.replace(train_cfg, max_steps=steps, resume=False))
-    minutes = (time.perf_counter() - started) / 60
-    generator, info = checkpoint.load_generator(newest, torch.device(cfg.device))
-    images = list_images(cfg.test_dir, mend="")
-    scores = score(generator, checkpoint.training_size(info), images, torch.device(cfg.device))
-    return {"minutes": minutes, "images": steps * train_cfg.batch_size, **scores}
+    newest = train_lab.train(cfg)
+    return newest, time.perf_counter() - started
 
 
 def race(cfg: RaceConfig) -> None:

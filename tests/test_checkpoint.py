@@ -160,7 +160,7 @@ def test_resume_without_a_file_starts_at_the_beginning(tmp_path):
 def test_resume_refuses_another_configuration_or_other_images(tmp_path):
     cfg = TrainConfig(output_dir=tmp_path)
     checkpoint.save_last(tmp_path, "subset", cfg, "data", Position(step=1), {})
-    with pytest.raises(UserError, match=r"lambda_l1 100.0 -> 50.0.*--no-resume"):
+    with pytest.raises(UserError, match=r"lambda_l1 150.0 -> 50.0.*--no-resume"):
         checkpoint.resume(tmp_path, "subset", replace(cfg, lambda_l1=50.0), "data", {})
     with pytest.raises(UserError, match="images or the weights it started from have changed"):
         checkpoint.resume(tmp_path, "subset", cfg, "other data", {})
