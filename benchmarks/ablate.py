@@ -4,12 +4,14 @@
 
 Each run is train_lab.py as it is, but for the change that `benchmarks.variants` names. Images that every run holds
 out are scored by the report's protocol. A run that is done is not repeated, and several of these commands (say, each
-on a core of its own) share the runs between them. Writes benchmarks/results/ablation.json with all of --work-dir.
+on a core of its own) share the runs between them. Writes benchmarks/results/ablation.json with all of --work-dir, and
+docs/ablation.png with what some of them make of photographs that scikit-image and matplotlib ship.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import statistics
@@ -26,16 +28,20 @@ import torch
 import train_lab
 from benchmarks.color_scores import score
 from benchmarks.measure import ROOT, in_fresh_process
+from benchmarks.sheets import photographs, to_gray
 from benchmarks.variants import VARIANTS
 from config import DEVICE, TrainConfig
 from utils import checkpoint, run
+from utils.colorize import colorize
 from utils.data import is_held_out
 from utils.files import read_json, write_json
 from utils.fixed_samples import choose_fixed_images
-from utils.images import list_images
+from utils.images import Picture, list_images
 from utils.run import UserError
+from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
 
 RESULT = "result.json"
+LAMBDA_L1 = 100.0  # the paper's, which is what the changes are changes of
 COLUMNS = {
     "images_per_second": ("images/s", ".0f"),
     "psnr": ("PSNR", ".2f"),
@@ -69,6 +75,15 @@ class AblateConfig:
     """Which of benchmarks/variants.py."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of each."""
+    drawn: tuple[str, ...] = (
+        "base",
+        "L1 x 2.5",
+        "L1 alone",
+        "L1, then GAN",
+        "rarity-weighted L1",
+        "classes of color",
+    )
+    """Columns of docs/ablation.png, of the first seed."""
     images: int = 16_000
     """Images that each run sees, counted as often as it sees them."""
     scored_images: int = 200
@@ -112,6 +127,7 @@ def train_and_score(cfg: AblateConfig, name: str, seed: int, folder: Path) -> di
             "load_size": cfg.img_size * 286 // 256,
             "gen_width": cfg.gen_width,
             "disc_width": cfg.disc_width,
+            "lambda_l1": LAMBDA_L1,
             "val_fraction": cfg.val_fraction,
             "val_images": 32,
             "seed": seed,
@@ -149,13 +165,33 @@ def table(results: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def draw(cfg: AblateConfig, path: Path) -> None:
+    """Write what the runs of `cfg.drawn` make of photographs, as far as they are done."""
+    device = torch.device(cfg.device)
+    truth = photographs()[:6]
+    columns = {GRAYSCALE: list(map(to_gray, truth))}
+    for name in cfg.drawn:
+        newest = sorted((folder_of(cfg, name, cfg.seeds[0]) / "run").glob("phase_*/G_epoch_*.pt"))
+        if newest:
+            with changed(VARIANTS[name][-1].parts):
+                generator, info = checkpoint.load_generator(newest[-1], device)
+            color = functools.partial(colorize, generator, img_size=checkpoint.training_size(info), device=device)
+            columns[generated_title(name)] = [color(Picture(rgb, None)).rgb for rgb in truth]
+    save_comparison_figure(path, {**columns, GROUND_TRUTH: truth})
+
+
+def folder_of(cfg: AblateConfig, name: str, seed: int) -> Path:
+    """Give a run's folder."""
+    return cfg.work_dir / f"{name.replace(' ', '_')}-{seed}"
+
+
 def ablate(cfg: AblateConfig) -> None:
     """Make the runs that are missing, print the table of all, and write them down."""
     if unknown := set(cfg.variants) - set(VARIANTS):
         raise UserError(f"--variants {' '.join(sorted(unknown))}: give some of {' '.join(VARIANTS)}")
     for seed in cfg.seeds:
         for name in cfg.variants:
-            folder = cfg.work_dir / f"{name.replace(' ', '_')}-{seed}"
+            folder = folder_of(cfg, name, seed)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(parents=True)
                 try:
@@ -166,6 +202,7 @@ def ablate(cfg: AblateConfig) -> None:
                     raise
     results = [read_json(path, "") for path in sorted(cfg.work_dir.glob(f"*/{RESULT}"))]
     print(table(results))
+    draw(cfg, ROOT / "docs" / "ablation.png")
     plain = checkpoint.plain_config(cfg)
     conditions = {name: plain[name] for name in ("images", "img_size", "gen_width", "disc_width", "val_fraction")}
     conditions |= {"images_dir": cfg.images_dir.name, "commit": run.git_commit(), "torch": torch.__version__}

@@ -256,6 +256,7 @@ L1_FIRST = {"gan_loss": GeneratorLoss(gan_loss, only_d)}
 VARIANTS: dict[str, tuple[Phase, ...]] = {
     "base": (Phase(),),
     "L1 x 2.5": (Phase({"lambda_l1": 250.0}),),
+    "L1 x 5": (Phase({"lambda_l1": 500.0}),),
     "L1 x 0.3": (Phase({"lambda_l1": 30.0}),),
     "L1 alone": (Phase(parts=L1_FIRST),),
     "L1, then GAN": (Phase(parts=L1_FIRST, share=0.7), Phase({"learning_rate": 1e-4}, share=0.3)),
