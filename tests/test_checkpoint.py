@@ -58,6 +58,15 @@ def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
     assert torch.allclose(half(l), whole(l), atol=1e-3)
 
 
+def test_publish_names_no_folder_of_this_machine(tmp_path):
+    cfg = TrainConfig(images_dir=tmp_path / "photos", cache_dir=Path("caches/lab"))
+    info = checkpoint.describe("subset", Position(), cfg, {})
+    checkpoint.save_network(tmp_path / "G_x.pt", GeneratorUNet(16, 3), info)
+    assert publish.main([str(tmp_path / "G_x.pt"), str(tmp_path / "G_half.pt")]) == 0
+    _, info = checkpoint.load_generator(tmp_path / "G_half.pt", CPU)
+    assert (info["config"]["images_dir"], info["config"]["cache_dir"]) == ("photos", "caches/lab")
+
+
 def test_publish_refuses_weights_beyond_float16(tmp_path, capsys):
     path = save_pair(tmp_path)
     entries = torch.load(path, weights_only=True)

@@ -2,7 +2,8 @@
 
     python -m utils.publish checkpoints_finetune/G_finetune_epoch_04.pt weights/G_default.pt
 
-Reads a G_*.pt file; writes one of half its size that every script opens as it does any other, with the same entries.
+Reads a G_*.pt file; writes one of half its size that every script opens as it does any other, with the same entries,
+but for the folders of this machine: of an absolute path the name stays.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ def publish(cfg: PublishConfig) -> None:
     }
     if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"{cfg.source}: has weights beyond float16's range")
-    checkpoint.save(cfg.target, {**entries, "weights": weights})
+    config = {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in entries["config"].items()
+    }
+    checkpoint.save(cfg.target, {**entries, "weights": weights, "config": config})
     run.say(f"{cfg.target}: {cfg.target.stat().st_size / 1e6:.1f} MB")
 
 
