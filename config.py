@@ -175,8 +175,10 @@ class FinetuneConfig(TrainingConfig):
     """Passes over the images."""
     learning_rate: float = 5e-5
     """Peak learning rate of both optimizers."""
-    lambda_l1: float = 200.0
+    lambda_l1: float = 250.0
     """Weight of the L1 loss of ab against the adversarial loss."""
+    scale_jitter: float = 0.1
+    """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
     sample_every: int = 1
     """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 1

@@ -36,14 +36,13 @@ from utils.colorize import colorize
 from utils.data import is_held_out
 from utils.files import read_json, write_json
 from utils.fixed_samples import choose_fixed_images
-from utils.images import Picture, list_images
+from utils.images import Picture, list_images, resize
 from utils.run import UserError
 from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
 
 RESULT = "result.json"
 LAMBDA_L1 = 100.0  # the paper's, which is what the changes are changes of
 COLUMNS = {
-    "images_per_second": ("images/s", ".0f"),
     "psnr": ("PSNR", ".2f"),
     "psnr_gain": ("over gray", "+.2f"),
     "ssim": ("SSIM", ".4f"),
@@ -168,7 +167,7 @@ def table(results: Sequence[Mapping[str, object]]) -> str:
 def draw(cfg: AblateConfig, path: Path) -> None:
     """Write what the runs of `cfg.drawn` make of photographs, as far as they are done."""
     device = torch.device(cfg.device)
-    truth = photographs()[:6]
+    truth = [resize(rgb, rgb.shape[0] * 160 // rgb.shape[1], 160) for rgb in photographs()[:6]]
     columns = {GRAYSCALE: list(map(to_gray, truth))}
     for name in cfg.drawn:
         newest = sorted((folder_of(cfg, name, cfg.seeds[0]) / "run").glob("phase_*/G_epoch_*.pt"))

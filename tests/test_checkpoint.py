@@ -52,10 +52,20 @@ def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
     assert publish.main([str(source), str(target)]) == 0
     assert target.stat().st_size < 0.6 * source.stat().st_size
     (whole, info), (half, half_info) = (checkpoint.load_generator(path, CPU) for path in (source, target))
-    assert half_info == info
+    assert half_info == {**info, "saturation": 1.0}
     assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
     l = torch.rand(1, 1, 24, 24) * 2 - 1
     assert torch.allclose(half(l), whole(l), atol=1e-3)
+
+
+def test_publish_multiplies_the_colors(tmp_path):
+    source, target = save_pair(tmp_path), tmp_path / "G_half.pt"
+    assert publish.main([str(source), str(target), "--saturation", "1.5"]) == 0
+    (whole, _), (half, info) = (checkpoint.load_generator(path, CPU) for path in (source, target))
+    l = torch.rand(1, 1, 24, 24) * 2 - 1
+    torch.testing.assert_close(half(l).atanh(), 1.5 * whole(l).atanh(), atol=1e-3, rtol=1e-2)
+    assert info["saturation"] == 1.5
+    assert publish.main([str(source), str(target), "--saturation", "0"]) == 2
 
 
 def test_publish_names_no_folder_of_this_machine(tmp_path):

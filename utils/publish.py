@@ -1,6 +1,6 @@
 """Write a generator in half precision, for passing on.
 
-    python -m utils.publish checkpoints_finetune/G_finetune_epoch_04.pt weights/G_default.pt
+    python -m utils.publish checkpoints_finetune/G_finetune_epoch_04.pt weights/G_default.pt [--saturation 1.15]
 
 Reads a G_*.pt file; writes one of half its size that every script opens as it does any other, with the same entries,
 but for the folders of this machine: of an absolute path the name stays.
@@ -28,26 +28,32 @@ class PublishConfig:
     """G_*.pt file."""
     target: tyro.conf.Positional[Path]
     """File to write."""
+    saturation: float = 1.0
+    """Factor of ab before the final tanh, folded into the last layer."""
 
 
 def publish(cfg: PublishConfig) -> None:
     """Copy a generator's file with its weights rounded to float16.
 
     Raises:
-        UserError: the source is no generator, or a weight is too large for float16.
+        UserError: the source is no generator, the saturation is not positive, or a weight is too large for float16.
     """
+    if not cfg.saturation > 0:
+        raise UserError(f"--saturation {cfg.saturation}: must be positive")
     checkpoint.load_generator(cfg.source, torch.device("cpu"))  # it is one
     entries = checkpoint.read(cfg.source, "name a G_*.pt file")
     weights = {
         name: value.half() if value.is_floating_point() else value for name, value in entries["weights"].items()
     }
+    for name in (name for name in weights if name.startswith("head.")):
+        weights[name] *= cfg.saturation
     if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"{cfg.source}: has weights beyond float16's range")
     config = {
         name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for name, value in entries["config"].items()
     }
-    checkpoint.save(cfg.target, {**entries, "weights": weights, "config": config})
+    checkpoint.save(cfg.target, {**entries, "weights": weights, "config": config, "saturation": cfg.saturation})
     run.say(f"{cfg.target}: {cfg.target.stat().st_size / 1e6:.1f} MB")
 
 
