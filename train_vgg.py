@@ -73,7 +73,7 @@ def train(cfg: VGGConfig) -> Path:
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
-    averages = Averages(device)
+    averages = Averages(device, data.names_at)
     parts = {
         "generator": generator,
         "discriminator": discriminator,

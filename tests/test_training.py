@@ -1,6 +1,7 @@
 """The three stages on real photographs, tiny: they run, hand over, stop and go on exactly."""
 
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ import train_lab
 import train_lab_finetune
 import train_vgg
 from config import FinetuneConfig, TrainConfig, VGGConfig
+from utils.data import open_training_data
 from utils.logs import Averages
+from utils.losses import gan_loss
 from utils.optim import update_ema
 from utils.run import UserError
 
@@ -232,9 +235,30 @@ def steps_saved(folder: Path) -> int:
 
 def test_loss_that_is_not_finite_stops_before_a_checkpoint(sample_coco, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lab, "gan_loss", lambda scores, is_real: scores.sum() * float("nan"))
-    with pytest.raises(UserError, match=r"loss_d, .* not finite by step 3, and nothing was saved"):
-        train_lab.train(tiny_config(tmp_path, sample_coco))
+    cfg = tiny_config(tmp_path, sample_coco)
+    batch = open_training_data(cfg, cfg.images_dir).names_at(0)
+    with pytest.raises(UserError) as error:
+        train_lab.train(cfg)
+    assert str(error.value).startswith("loss_d, ") and len(batch) == cfg.batch_size
+    assert f"not finite at step 1 ({', '.join(batch)}), and nothing was saved since" in str(error.value)
     assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("bad_step", [0, 4, 7])
+def test_number_that_is_not_finite_leaves_the_last_checkpoint_before_it(sample_coco, tmp_path, monkeypatch, bad_step):
+    cfg = tiny_config(tmp_path, sample_coco, last_every=2)
+    data = open_training_data(cfg, cfg.images_dir)
+    step_losses = itertools.count()
+
+    def loss(scores, is_real):  # three a step
+        return gan_loss(scores, is_real) * (float("inf") if next(step_losses) // 3 == bad_step else 1)
+
+    monkeypatch.setattr(train_lab, "gan_loss", loss)
+    with pytest.raises(UserError) as error:
+        train_lab.train(cfg)
+    assert f"not finite at step {bad_step + 1} ({', '.join(data.names_at(bad_step))})" in str(error.value)
+    assert steps_saved(tmp_path / "out") <= bad_step
+    assert bad_step < 2 or steps_saved(tmp_path / "out") >= bad_step - 1
 
 
 def test_discriminator_sees_each_step_three_times_and_the_generator_runs_once(sample_coco, tmp_path, monkeypatch):
@@ -265,15 +289,16 @@ def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):
 
 
 def test_averages_are_means_over_steps_and_name_what_is_not_finite():
-    averages = Averages(torch.device("cpu"))
+    averages = Averages(torch.device("cpu"), lambda step: [f"image{step}.jpg"])
     averages.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(2.0))
     averages.add(loss_a=torch.tensor(4.0), grad_norm=torch.tensor(1.0))
     assert averages.means(2)["loss_a"] == 2.5
-    restored = Averages(torch.device("cpu"))
+    restored = Averages(torch.device("cpu"), lambda step: [f"image{step}.jpg"])
     restored.load_state_dict(averages.state_dict())
     restored.add(loss_a=torch.tensor(float("nan")), grad_norm=torch.tensor(1.0))
-    with pytest.raises(UserError, match="loss_a not finite by step 3"):
-        restored.means(3)
+    restored.add(loss_a=torch.tensor(1.0), grad_norm=torch.tensor(1.0))
+    with pytest.raises(UserError, match=r"loss_a not finite at step 13 \(image12.jpg\)"):
+        restored.means(14)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """Choose the epoch and the range of its batches that the next iteration yields."""
         self.epoch, self.first, self.stop = epoch, first, stop
 
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
+
+    def at(self, step: int) -> list[int]:
+        """Give the indices of the global batch of a step, counted from 0 over the epochs."""
+        epoch, batch = divmod(step, len(self))
+        return self._order(epoch)[batch * self.global_batch : (batch + 1) * self.global_batch].tolist()
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = self._order(self.epoch)
         for batch in range(self.first, self.stop):
             indices = order[batch * self.global_batch : (batch + 1) * self.global_batch]
             yield [(self.epoch, int(index)) for index in indices[run.rank() :: run.world_size()]]
@@ -84,6 +92,7 @@ class TrainingData:
         batches: the order; `set_position` before each iteration.
         val_loader: held-out batches of the same form, center crops in a fixed order.
         fixed: the first held-out samples, as one batch, for the sample grids.
+        names_at: gives the file names of a step's batch, over all processes; steps count from 0 over the epochs.
         key: identifies the images and their split, for the check on resuming.
     """
 
@@ -91,6 +100,7 @@ class TrainingData:
     batches: EpochBatches
     val_loader: DataLoader
     fixed: tuple[Tensor, Tensor]
+    names_at: Callable[[int], list[str]]
     key: str
 
 
@@ -184,4 +194,8 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
     fixed = held_out_data.__getitems__(range(min(8, len(held_out))))
     split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
     key = hashlib.sha256(f"{key}\n{split}".encode()).hexdigest()
-    return TrainingData(loader, batches, val_loader, fixed, key)
+
+    def names_at(step: int) -> list[str]:
+        return [train[index].name for index in batches.at(step)]
+
+    return TrainingData(loader, batches, val_loader, fixed, names_at, key)

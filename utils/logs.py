@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -21,50 +21,65 @@ from utils.run import UserError
 
 
 class Averages:
-    """Running means of scalars over an epoch and all processes, kept on the device: adding one waits for nothing."""
+    """Running means of scalars over an epoch and all processes, kept on the device: adding one waits for nothing.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    Args:
+        device: of the scalars.
+        names_at: gives the files of a step's batch, counted from 0, to name where a number is not finite.
+    """
+
+    def __init__(self, device: torch.device, names_at: Callable[[int], Sequence[str]]) -> None:
+        self.device, self.names_at = device, names_at
+        self.reset()
 
     def add(self, **scalars: Tensor) -> None:
         """Count one step's scalars, the same names at every step."""
-        for name, value in scalars.items():
-            value = value.detach().float()
+        values = [value.detach().float() for value in scalars.values()]
+        for name, value in zip(scalars, values, strict=True):
             self.sums[name] = self.sums[name] + value if self.count else value
+        finite = torch.stack(values).isfinite().all() & (self.finite_steps == self.count)
+        self.finite_steps = self.finite_steps + finite
         self.count += 1
 
     def means(self, step: int) -> dict[str, float]:
         """Give the means since the last reset; every process has to ask, and each gets the same.
 
+        Args:
+            step: how many the run has done.
+
         Raises:
-            UserError: one of them is not finite.
+            UserError: one of them is not finite; names the first such step and the files of its batch.
         """
         totals = torch.stack(list(self.sums.values())) / (self.count * run.world_size())
+        finite_steps = self.finite_steps.clone()
         if dist.is_initialized():
             dist.all_reduce(totals)
+            dist.all_reduce(finite_steps, dist.ReduceOp.MIN)
         means = dict(zip(self.sums, totals.tolist(), strict=True))
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken:
+            first = step - self.count + int(finite_steps)  # from 0
             raise UserError(
-                f"{', '.join(broken)} not finite by step {step}, and nothing was saved since it happened: start anew "
-                "with a lower --learning-rate or --no-amp, and --no-resume"
+                f"{', '.join(broken)} not finite at step {first + 1} ({', '.join(self.names_at(first))}), and "
+                "nothing was saved since: start anew with a lower --learning-rate or --no-amp, and --no-resume"
             )
         return means
 
     def reset(self) -> None:
         """Start a new epoch."""
-        self.sums, self.count = {}, 0
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.finite_steps = torch.zeros((), device=self.device)  # before the first that was not
 
     def state_dict(self) -> dict:
-        """Give the state for last.pt."""
+        """Give the state for last.pt, which is written only while everything is finite."""
         return {"sums": {name: total.cpu() for name, total in self.sums.items()}, "count": self.count}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over the state from last.pt."""
         self.sums = {name: total.to(self.device) for name, total in state_dict["sums"].items()}
         self.count = state_dict["count"]
+        self.finite_steps = torch.full((), float(self.count), device=self.device)
 
 
 class RunLog:
