@@ -227,8 +227,10 @@ class InferConfig:
     img_size: int | None = None
     """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
     the input's own size in any case."""
+    max_pixels: int = 2**28
+    """A larger image is refused before memory is taken for it."""
     batch_size: int = 8
-    """Images of one shape that go through the network together."""
+    """Images of one shape that go through the network together; fewer where a GPU's memory does not hold them."""
     recursive: bool = False
     """Walk the folders below the input as well."""
     compare: bool = False

@@ -148,14 +148,25 @@ def color_images(
 
     def read(path: Path) -> Loaded | None:
         try:
-            picture = read_picture(path)
+            picture = read_picture(path, max_pixels=cfg.max_pixels)
         except ImageError as error:
             broken[path] = error
             return None
         return path, picture, prepare(picture, img_size)
 
     def predict(batch: Sequence[Loaded]) -> list[Tensor]:
-        return predict_ab(generator, [plane for _, _, plane in batch], device, dtype)
+        nonlocal batch_size
+        try:
+            return predict_ab(generator, [plane for _, _, plane in batch], device, dtype)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise UserError(f"{device}: out of memory; give a smaller --img-size, or --device cpu") from None
+        torch.cuda.empty_cache()  # after the except clause, which keeps what was computed so far
+        half = len(batch) // 2
+        if half < batch_size:
+            batch_size = half
+            say(f"{device}: out of memory; from here on {half} images at a time go through the network")
+        return predict(batch[:half]) + predict(batch[half:])
 
     def write(loaded: Loaded, ab: Tensor) -> None:
         path, picture, _ = loaded
@@ -204,7 +215,7 @@ def infer(cfg: InferConfig) -> None:
     Raises:
         UserError: the command line is wrong, or no image could be read.
     """
-    for name in ("img_size", "batch_size", "num_workers"):
+    for name in ("img_size", "max_pixels", "batch_size", "num_workers"):
         if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
     device = set_up_device(cfg.device)

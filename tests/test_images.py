@@ -268,6 +268,37 @@ def test_read_picture_refuses_pixels_without_a_white_level(pixels: np.ndarray, t
         read_picture(tmp_path / "a.tif")
 
 
+def test_read_picture_refuses_a_bomb_before_it_takes_memory(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "bomb.png")
+    data = bytearray((tmp_path / "bomb.png").read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 60_000)  # 10.8 GB, if its header is believed
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "bomb.png").write_bytes(data)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow has a limit of its own, which must not speak as well
+        with pytest.raises(ImageError, match="60000x60000: more than 268435456 pixels"):
+            read_picture(tmp_path / "bomb.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000  # KB
+    write_png(tmp_path / "a.png", RGB)
+    with pytest.raises(ImageError, match="170x100: more than 16999 pixels"):
+        read_picture(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH - 1)
+    assert read_picture(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH).rgb.shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_read_picture_refuses_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(ImageError, match="not a file"):
+            read_picture(tmp_path / name)
+    with pytest.raises(ImageError):
+        read_picture(tmp_path / "loop.png")
+
+
 def test_read_rgb_gives_8_bits_without_alpha(tmp_path: Path) -> None:
     FILES["rgba16.png"][0](tmp_path / "a.png")
     rgb = read_rgb(tmp_path / "a.png")

@@ -16,6 +16,7 @@ import config
 import infer_lab
 from infer_lab import main
 from models_lab import GeneratorUNet
+from utils import colorize as colorize_module
 from utils.checkpoint import save_network
 from utils.colorize import colorize
 from utils.images import read_picture, write_png
@@ -187,6 +188,36 @@ def test_main_ends_in_one_line_for_a_single_bad_image(
     error = capfd.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'bad.png'}: not an image") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_main_halves_the_batch_when_memory_runs_out(
+    photos: Path, generator_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "same"
+    for number in range(7):
+        write_png(folder / f"{number}.png", np.roll(PHOTO, number, axis=0))
+    assert run(folder, generator_path, "--output-dir", tmp_path / "whole") == 0
+    capsys.readouterr()
+    sizes = []
+
+    def predict_ab(generator: GeneratorUNet, planes: list[torch.Tensor], *rest: object) -> list[torch.Tensor]:
+        if len(planes) > room:
+            raise torch.OutOfMemoryError
+        sizes.append(len(planes))
+        return colorize_module.predict_ab(generator, planes, *rest)
+
+    monkeypatch.setattr(infer_lab, "predict_ab", predict_ab)
+    room = 2
+    arguments = [str(folder), str(generator_path), "--num-workers", "1", "--device", "cpu", "--batch-size", "8"]
+    assert main([*arguments, "--output-dir", str(tmp_path / "halved")]) == 0
+    assert sum(sizes) == 7 and max(sizes) <= 2
+    assert capsys.readouterr().out.count("out of memory") == 2  # 7 -> 3 -> 1
+    for path in (tmp_path / "whole").iterdir():
+        ours, other = (read_picture(f / path.name).rgb.astype(int) for f in (path.parent, tmp_path / "halved"))
+        assert np.abs(ours - other).max() <= 1
+    room = 0
+    assert main([*arguments, "--output-dir", str(tmp_path / "none")]) == 2
+    assert "out of memory; give a smaller --img-size" in capsys.readouterr().err
 
 
 def test_main_fails_where_no_image_can_be_read(

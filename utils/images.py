@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,10 @@ from utils.run import UserError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 FIRST = "run python -m utils.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
+MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
+MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
@@ -118,7 +122,7 @@ def name_outputs(images: Sequence[Path]) -> list[Path]:
         long |= clashing
 
 
-def read_picture(path: Path, at_least: int | None = None) -> Picture:
+def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode an image: 8 or 16 bit, gray, RGB, alpha, palette or CMYK, turned upright by its EXIF orientation.
 
     Pillow knows every kind of file but has no 16-bit color, and OpenCV is faster at JPEG but misreads palettes,
@@ -129,16 +133,24 @@ def read_picture(path: Path, at_least: int | None = None) -> Picture:
         path: of the file.
         at_least: a JPEG may come at a half, a quarter or an eighth of its size, which its decoder gives in a fraction
             of the time, as long as both sides keep this many pixels.
+        max_pixels: a larger image is refused by its header, before memory is taken for it.
 
     Raises:
-        ImageError: it cannot be read, is cut short, or is not an image.
+        ImageError: it cannot be read, is cut short, too large, or not an image.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"a file of more than {MAX_BYTES} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or "cannot be read") from error
     try:
         with Image.open(io.BytesIO(data)) as file:
+            if file.width * file.height > max_pixels:
+                raise ImageError(f"{file.width}x{file.height}: more than {max_pixels} pixels")
             pixels = _decode(file, data, at_least)
     except Image.UnidentifiedImageError as error:
         raise ImageError("not an image, or of a kind that is not supported") from error
