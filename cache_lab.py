@@ -101,6 +101,7 @@ def cache(cfg: CacheConfig) -> Path:
         "ranges": STORED_RANGES,
     }
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
+    run.hold(folder)
     if is_whole(folder, request, cfg.overwrite):
         run.say(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
         return folder

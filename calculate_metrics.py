@@ -42,7 +42,7 @@ from utils.images import (
 )
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, to_uint8
 from utils.report import DECIMALS, Row, write_report
-from utils.run import UserError, gather, is_main, rank, run_script, say, set_up_device, world_size
+from utils.run import UserError, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
 from utils.samples import image_keys
 from utils.visualization import GRAYSCALE, GROUND_TRUTH
 
@@ -248,6 +248,7 @@ def evaluate(cfg: MetricsConfig) -> None:
     device = set_up_device(cfg.device)
     images = list_images(cfg.images_dir, mend=FIRST)[: cfg.max_images]
     rows = open_rows(cfg, images, device)
+    hold(cfg.output_dir)
     fid = metrics.load_fid(cfg.inception_weights, device)
     if cfg.img_size < metrics.MS_SSIM_MIN_SIZE:
         say(f"no MS-SSIM: it needs --img-size {metrics.MS_SSIM_MIN_SIZE} or more")

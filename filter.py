@@ -28,7 +28,7 @@ from config import FILTER_REPORT, FilterConfig
 from utils.files import read_json, write_json
 from utils.images import FIRST, ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
-from utils.run import UserError, run_script, say
+from utils.run import UserError, hold, run_script, say
 
 MEASURED_SIDE = 256  # pixels are measured at this shorter side: the means hardly move, the time does
 
@@ -183,6 +183,7 @@ def filter_images(cfg: FilterConfig) -> None:
     images = list(dict.fromkeys(list_images(source, mend=FIRST)))
     output_dir = cfg.output_dir.resolve()
     check_output_dir(output_dir, images)
+    hold(output_dir)
     twice = [name for name, count in Counter(path.name for path in images).items() if count > 1]
     if twice:
         raise UserError(f"{source}: lists several images named {twice[0]}; rename all but one")

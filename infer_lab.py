@@ -40,7 +40,7 @@ from utils.images import (
     read_picture,
     write_png,
 )
-from utils.run import UserError, amp_dtype, gather, is_main, rank, run_script, say, set_up_device, world_size
+from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
 
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
@@ -226,6 +226,7 @@ def infer(cfg: InferConfig) -> None:
     img_size = cfg.img_size or training_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
+    hold(cfg.output_dir)
     started = time.perf_counter()
     share = list(outputs)[rank() :: world_size()]
     shares = gather(color_images(share, outputs, generator, img_size, device, cfg))

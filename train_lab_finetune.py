@@ -52,6 +52,7 @@ def train(cfg: FinetuneConfig) -> Path:
     torch.manual_seed(cfg.seed)
     run.say_config(cfg, device, dtype)
     folder = cfg.output_dir
+    run.hold(folder)
 
     # Data
     data = open_training_data(cfg, cfg.images_dir, cfg.filter_report)

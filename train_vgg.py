@@ -64,6 +64,7 @@ def train(cfg: VGGConfig) -> Path:
     checkpoint.say_hand_off(cfg.init_checkpoint, earlier, cfg)
     prefix = f"ft_fromE{earlier['epoch']}_vgg"
     folder = cfg.output_dir / "vgg"
+    run.hold(folder)
     vgg_loss = run.place(VGGLoss(cfg.vgg_weights), device)
     origin = data.key + earlier["digest"] + vgg_loss.label
     ema = copy.deepcopy(generator).eval().requires_grad_(False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
+import hashlib
 import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,11 +21,13 @@ import cv2
 import torch
 import torch.distributed as dist
 import tyro
+from filelock import FileLock, Timeout
 from torch import nn
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 Value = TypeVar("Value")
+LOCK_SECONDS = 10.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -159,6 +164,32 @@ def barrier() -> None:
     """Wait for the other processes."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def hold(folder: Path) -> None:
+    """Keep other processes of this machine and user from writing to a folder until this one ends, however it ends.
+
+    The lock lies in the system's folder for temporary files, so that nothing has to be cleaned up here. The system
+    frees the lock of a process that is killed once its data loading workers have ended as well, which is why another
+    one is given LOCK_SECONDS before it counts as running.
+
+    Raises:
+        UserError: another process holds it; the message says which.
+    """
+    if not is_main():
+        return
+    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:20]
+    lock = Path(tempfile.gettempdir(), f"lab_pix2pix-{getattr(os, 'getuid', getpass.getuser)()}", f"{name}.lock")
+    owner = lock.with_suffix(".owner")
+    lock.parent.mkdir(exist_ok=True)
+    try:  # the same lock again, where this process has it already
+        FileLock(lock, is_singleton=True, thread_local=False).acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise UserError(
+            f"{folder}: {other} is writing there; wait until it is done, or name another folder"
+        ) from None
+    owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8")
 
 
 def say(message: str) -> None:
