@@ -103,6 +103,8 @@ def cache(cfg: CacheConfig) -> Path:
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
     run.hold(folder)
     if is_whole(folder, request, cfg.overwrite):
+        if run.is_main():
+            remove_records(folder)
         run.say(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
         return folder
     run.barrier()  # every process has looked before one of them writes
@@ -121,9 +123,14 @@ def cache(cfg: CacheConfig) -> Path:
     run.barrier()
     if run.is_main():
         write_index(folder, request, [read_json(record, "rerun with --overwrite") for record in records])
-        for record in records:
-            record.unlink()
+        remove_records(folder)
     return folder
+
+
+def remove_records(folder: Path) -> None:
+    """Remove the shards' records, which the index has replaced."""
+    for record in folder.glob("shard_*.json"):
+        record.unlink()
 
 
 def write_index(folder: Path, request: dict, records: Sequence[dict]) -> None:

@@ -17,10 +17,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for binary writing so that it appears whole or not at all.
 
     The bytes go to a temporary file beside it, which is flushed to disk and renamed when the block ends without
-    an error, and removed when it does not. Missing parent folders are made.
+    an error, and removed when it does not. What a killed process left there is overwritten when the same command
+    runs again: `utils.run.hold` keeps two of them from meeting. Missing parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
