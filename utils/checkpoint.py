@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,9 @@ def read(path: Path, mend: str) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; {mend}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"{broken} is damaged")
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file can fail to load in any way
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); {mend}") from None
