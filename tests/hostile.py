@@ -40,7 +40,7 @@ def whole_images() -> dict[str, bytes]:
     tiff = io.BytesIO()
     tifffile.imwrite(tiff, sixteen, photometric="rgb")
     floats = io.BytesIO()
-    tifffile.imwrite(floats, (PHOTO / 255).astype(np.float32), photometric="rgb")
+    tifffile.imwrite(floats, (PHOTO[:, :, 0] / 255).astype(np.float32))
     return files | {
         "gray.png": encode(photo.convert("L"), "PNG"),
         "palette.png": encode(photo.quantize(16), "PNG"),

@@ -37,13 +37,17 @@ def drop_rejected(images: Sequence[Path], report: Path) -> list[Path]:
     """Leave out the images that filter.py found gray or unreadable; its other reasons concern stage 1 alone.
 
     Raises:
-        UserError: the report exists but cannot be read.
+        UserError: the report exists but cannot be read, or is something else.
     """
     if not report.exists():
         run.say(f"data: no {report}, so gray images are not left out (python filter.py writes it)")
         return list(images)
-    rejected = read_json(report, "run python filter.py again").get("rejected", {})
-    kept = [path for path in images if not {"gray", "unreadable"} & set(rejected.get(path.name, ()))]
+    mend = "run python filter.py again"
+    try:
+        rejected = read_json(report, mend)["rejected"]
+        kept = [path for path in images if not {"gray", "unreadable"} & set(rejected.get(path.name, ()))]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{report}: not a report of filter.py; {mend}") from None
     run.say(f"data: {report} leaves out {len(images) - len(kept)} gray or broken images")
     return kept
 

@@ -61,6 +61,10 @@ class Picture:
         return bool((self.rgb != self.rgb[:, :, :1]).any())
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def list_images(source: Path, recursive: bool = False, mend: str = "check the path") -> list[Path]:
     """List the images of a source in sorted order.
 
@@ -73,10 +77,9 @@ def list_images(source: Path, recursive: bool = False, mend: str = "check the pa
         UserError: the source does not exist or holds no image.
     """
     if source.is_dir():
-        if recursive:
-            found = [Path(root, name) for root, _, names in os.walk(source) for name in names]
-        else:
-            found = [Path(entry.path) for entry in os.scandir(source) if entry.is_file()]
+        # Links that lead nowhere are listed as well, and named when they are read.
+        walk = os.walk(source, onerror=_raise)
+        found = [Path(root, name) for root, _, names in (walk if recursive else islice(walk, 1)) for name in names]
         # "._*" is what macOS leaves beside the files on foreign disks.
         images = sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith("._"))
     elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
