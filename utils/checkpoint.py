@@ -75,7 +75,10 @@ def describe(
 def save(path: Path, entries: dict[str, object]) -> None:
     """Write a dict as a checkpoint, whole or not at all."""
     with open_atomically(path) as file:
-        torch.save({"format": FORMAT, **entries}, file)
+        try:
+            torch.save({"format": FORMAT, **entries}, file)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def save_network(path: Path, network: GeneratorUNet | PatchDiscriminator, info: Mapping[str, object]) -> None:

@@ -19,6 +19,9 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     The bytes go to a temporary file beside it, which is flushed to disk and renamed when the block ends without
     an error, and removed when it does not. What a killed process left there is overwritten when the same command
     runs again: `utils.run.hold` keeps two of them from meeting. Missing parent folders are made.
+
+    Raises:
+        UserError: the bytes do not find room.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -28,8 +31,10 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # from writing: opening and renaming name the file
+            raise UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again") from error
         raise
 
 

@@ -51,6 +51,8 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     try:
         function(config)
     except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            error = f"{error.filename}: {error.strerror}"
         if os.environ.get("RANK", "0") != "0":
             time.sleep(3)  # the main process most likely says the same, upon which torchrun ends this one
         print(f"error: {error}", file=sys.stderr)
