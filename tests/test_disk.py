@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,51 +24,77 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Subject]:
     return subjects(tmp_path_factory.mktemp("disk"))
 
 
-def run_with_limit(subject: Subject, folder: Path, limit: int) -> subprocess.CompletedProcess[str]:
-    """Run a script that can write no file of more than `limit` bytes."""
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let this process write no file of more bytes: to what writes, as a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def set_limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return subprocess.run(subject.command(folder), cwd=ROOT, preexec_fn=set_limit, capture_output=True, text=True)
+def run_in_process(subject: Subject, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a script without workers and give its one line of error."""
+    workers = "0" if subject.name.startswith("train") else "1"
+    script = importlib.import_module(subject.name.removesuffix(".py"))
+    code = script.main([*subject.arguments[1:], "--num-workers", workers, subject.output_flag, str(folder)])
+    printed = capsys.readouterr().err
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and "Traceback" not in printed, printed
+    return errors[0]
 
 
-def test_scripts_say_in_one_line_that_the_disk_is_full(scripts: list[Subject], tmp_path: Path) -> None:
+def test_scripts_say_in_one_line_that_the_disk_is_full(scripts, tmp_path, capsys) -> None:
     for subject in scripts:
-        done = run_with_limit(subject, tmp_path / subject.name, 2000)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert done.returncode == 2 and len(errors) == 1, done.stderr
-        assert "cannot be written (File too large); make room" in errors[0]
-        assert "Traceback" not in done.stderr
-        for path in files_in(tmp_path / subject.name):
+        folder = tmp_path / subject.name
+        with file_size_limit(500):
+            error = run_in_process(subject, folder, capsys)
+        assert f"error: {folder}" in error and "cannot be written (File too large); make room" in error
+        for path in files_in(folder):
             check_whole(path)
-        assert not list((tmp_path / subject.name).rglob("*.tmp"))
+        assert not list(folder.rglob("*.tmp"))
 
 
-def test_scripts_name_a_folder_that_cannot_be_made(scripts: list[Subject], tmp_path: Path) -> None:
+def test_full_shared_memory_is_named_instead_of_waited_for(scripts, tmp_path) -> None:
+    def set_limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # holds for /dev/shm as well
+
+    command = scripts[0].command(tmp_path)
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=set_limit, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: shared memory: " in done.stderr and "enlarge /dev/shm, or give --num-workers 0" in done.stderr
+
+
+def test_scripts_name_a_folder_that_cannot_be_made(scripts, tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("mine")
     for subject in scripts:
-        done = subprocess.run(subject.command(tmp_path / "file"), cwd=ROOT, capture_output=True, text=True)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert done.returncode == 2 and len(errors) == 1 and str(tmp_path / "file") in errors[0], done.stderr
+        assert str(tmp_path / "file") in run_in_process(subject, tmp_path / "file" / "out", capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_write_bytes_names_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match=str(tmp_path)):
-        write_bytes(tmp_path / "file", b"")
+def test_write_bytes_names_a_folder_without_permission() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may write anywhere, "nobody" may not
+        try:
+            with pytest.raises(PermissionError, match=name):
+                write_bytes(folder / "file", b"")
+        finally:
+            os.seteuid(user)
+        assert not list(folder.iterdir())
+        folder.chmod(0o755)
 
 
 def test_write_bytes_keeps_the_earlier_file_where_there_is_no_room(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"before")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(UserError, match=r"file: cannot be written \(File too large\); make room"):
-            write_bytes(path, bytes(2000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        file_size_limit(1000),
+        pytest.raises(UserError, match=r"file: cannot be written \(File too large\); make room"),
+    ):
+        write_bytes(path, bytes(2000))
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from config import TrainingConfig
 from dataset_lab_cache import LabCacheDataset, cache_folder
@@ -116,9 +116,18 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Collate nothing: the datasets make whole batches."""
-    return batch
+def _share(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Put a batch, which the datasets make whole, into the memory that a worker shares with the main process.
+
+    Where that is full, as in a container with 64 MB of it, the error is met here. The worker's queue would share it
+    as well, but drop a batch that it has no room for, and the main process would wait for that one for ever.
+    """
+    if get_worker_info() is None:
+        return batch
+    try:
+        return batch[0].share_memory_(), batch[1].share_memory_()
+    except RuntimeError as error:
+        raise UserError(f"shared memory: {error}; enlarge /dev/shm, or give --num-workers 0") from error
 
 
 def check_ranges(cfg: TrainingConfig) -> None:
@@ -191,10 +200,10 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
         pin_memory=cfg.device.startswith("cuda"),
         persistent_workers=cfg.num_workers > 0,
         worker_init_fn=_init_worker,
-        collate_fn=_as_it_is,
+        collate_fn=_share,
     )
     held_out_data = dataset(held_out, None)
-    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_as_it_is)
+    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_share)
     fixed = held_out_data.__getitems__(range(min(8, len(held_out))))
     split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
     key = hashlib.sha256(f"{key}\n{split}".encode()).hexdigest()

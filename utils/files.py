@@ -12,6 +12,11 @@ from typing import BinaryIO
 from utils.run import UserError
 
 
+def no_room(path: Path, error: OSError) -> UserError:
+    """Say of an error of the disk, which names no file, which one could not be written."""
+    return UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again")
+
+
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for binary writing so that it appears whole or not at all.
@@ -34,7 +39,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # from writing: opening and renaming name the file
-            raise UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again") from error
+            raise no_room(path, error) from error
         raise
 
 

@@ -6,17 +6,20 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from utils import run
-from utils.files import write_text
+from utils.files import no_room, write_text
 from utils.run import UserError
 
 
@@ -85,28 +88,43 @@ class Averages:
 class RunLog:
     """log.jsonl (one line an epoch) and TensorBoard scalars in a run's folder; only the main process writes.
 
-    Lines of steps that a resumed run repeats are dropped.
+    Lines of steps that a resumed run repeats are dropped. TensorBoard's records are written at once, where an error
+    can be met: its own SummaryWriter has a thread for them, which dies with a traceback when the disk is full.
 
     Args:
         folder: of the run.
         step: steps done before; 0 for a new run.
+
+    Raises:
+        OSError, UserError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, step: int):
         self.path = folder / "log.jsonl"
         self.lines: list[str] = []
-        self.board: SummaryWriter | None = None
+        self.board: RecordWriter | None = None
         if run.is_main():
             if step and self.path.exists():
                 earlier = self.path.read_text(encoding="utf-8").splitlines()
                 self.lines = [line for line in earlier if json.loads(line)["step"] <= step]
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self.board_path = folder / "tensorboard" / f"events.out.tfevents.{time.time():.3f}.{os.getpid()}"
+            self.board_path.parent.mkdir(parents=True, exist_ok=True)
+            self.board = RecordWriter(self.board_path.open("wb", buffering=0))
+            self._record(Event(file_version="brain.Event:2"))
+            self._record(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))  # hides later steps
+
+    def _record(self, event: Event) -> None:
+        event.wall_time = time.time()
+        try:
+            self.board.write(event.SerializeToString())
+        except OSError as error:
+            raise no_room(self.board_path, error) from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars to TensorBoard."""
         if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            self._record(Event(step=step, summary=Summary(value=entries)))
 
     def epoch(self, epoch: int, step: int, means: Mapping[str, float], scores: Mapping[str, float]) -> None:
         """Write an epoch's line, its training means and its validation scores ("val_..."), and print it."""
@@ -115,7 +133,6 @@ class RunLog:
             self.lines.append(json.dumps({"epoch": epoch, "step": step, **values}))
             write_text(self.path, "\n".join(self.lines) + "\n")
             self.scalars(step, values)
-            self.board.flush()
         run.say(f"epoch {epoch}  step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def close(self) -> None:

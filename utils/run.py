@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -51,11 +52,10 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     try:
         function(config)
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            error = f"{error.filename}: {error.strerror}"
         if os.environ.get("RANK", "0") != "0":
             time.sleep(3)  # the main process most likely says the same, upon which torchrun ends this one
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # they hold the data loader, which ends its workers when it goes
         return 2
     except Interrupted as interrupted:
         print(interrupted, flush=True)
@@ -69,6 +69,15 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
+
+
+def _in_one_line(error: UserError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if text.startswith("Caught "):  # in a data loading worker: the last line of its traceback is the message
+        text = text.rstrip().splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    return " ".join(text.splitlines())
 
 
 def set_up_device(name: str) -> torch.device:

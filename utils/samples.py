@@ -111,7 +111,8 @@ class LabDataset(Dataset[tuple[Tensor, Tensor]]):
             if flip:
                 lines = sample.reshape(3 * size, size)
                 cv2.flip(lines, 1, dst=lines)
-        return torch.from_numpy(batch[:, :1]), torch.from_numpy(batch[:, 1:])
+        planes = torch.from_numpy(batch)
+        return planes[:, :1], planes[:, 1:]  # of one storage, which a worker sends once
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give one sample: L (1, S, S) and ab (2, S, S), uint8."""
