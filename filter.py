@@ -41,6 +41,13 @@ class Verdict:
     detail: str = ""
 
 
+def _number(entry: dict[str, object], key: str, least: float) -> float:
+    value = entry[key]
+    if not isinstance(value, (int, float)) or not least <= value < 1e12:
+        raise ValueError(f"{key} {value!r:.50}")
+    return value
+
+
 def read_objects(annotations: Path, categories: tuple[str, ...]) -> dict[str, list[float]]:
     """Read which objects each image shows; crowds do not count.
 
@@ -56,22 +63,29 @@ def read_objects(annotations: Path, categories: tuple[str, ...]) -> dict[str, li
     """
     mend = "python -m utils.coco --parts annotations gets COCO's; --no-use-annotations goes without"
     coco = read_json(annotations, mend)
+    names, images, shares, strays, entry = {}, {}, {}, 0, None
     try:
-        names = {entry["id"]: str(entry["name"]) for entry in coco["categories"]}
-        images = {
-            entry["id"]: (str(entry["file_name"]), entry["width"] * entry["height"]) for entry in coco["images"]
-        }
-        shares: dict[str, list[float]] = {file_name: [] for file_name, _ in images.values()}
-        objects = [
-            (images[entry["image_id"]], entry["category_id"], entry["area"])
-            for entry in coco["annotations"]
-            if entry["image_id"] in images and not entry.get("iscrowd", 0)
-        ]
-        for (file_name, image_area), category, area in objects:
-            if not categories or names[category] in categories:
-                shares[file_name].append(area / image_area)
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{annotations}: not COCO instance annotations ({error!r}); {mend}") from None
+        for entry in coco["categories"]:
+            names[entry["id"]] = str(entry["name"])
+        for entry in coco["images"]:
+            area = _number(entry, "width", 1) * _number(entry, "height", 1)
+            if entry["id"] in images or entry["file_name"] in shares:
+                raise ValueError("its id or file_name is there twice")
+            images[entry["id"]] = entry["file_name"], area
+            shares[entry["file_name"]] = []
+        for entry in coco["annotations"]:
+            if entry["image_id"] not in images:
+                strays += 1
+            elif not entry.get("iscrowd", 0):
+                file_name, image_area = images[entry["image_id"]]
+                share, category = _number(entry, "area", 0) / image_area, names[entry["category_id"]]
+                if not categories or category in categories:
+                    shares[file_name].append(share)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"{type(error).__name__} {error} in {entry!r:.200}"
+        raise UserError(f"{annotations}: not COCO instance annotations ({what}); {mend}") from None
+    if strays:
+        say(f"{annotations}: {strays} annotations are of images that it does not list, and do not count")
     for category in categories:
         if category not in names.values():
             near = difflib.get_close_matches(category, names.values(), n=3, cutoff=0.5) or sorted(names.values())

@@ -216,15 +216,65 @@ def test_main_says_what_is_wrong_in_one_line(
     assert names_in(tmp_path) == ["coco"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"categories": [], "images": [7], "annotations": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"categories": [], "images": [7], "annotations": []}', '{"a":' + "[" * 100_000, '{"a": \xff}'],
+    ids=["cut", "list", "empty", "number", "deep", "not UTF-8"],
+)
 def test_main_refuses_broken_annotations(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     path = root / "annotations" / "instances_train2017.json"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     assert run(root, tmp_path / "subset") == 2
     error = capsys.readouterr().err
     assert str(path) in error and "python -m utils.coco" in error and error.count("\n") == 1
+    assert names_in(tmp_path) == ["coco"]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        *[(part, "id", None) for part in ("categories", "images")],
+        *[("images", key, None) for key in ("file_name", "width", "height")],
+        *[("annotations", key, None) for key in ("image_id", "category_id", "area")],
+        *[("images", "width", value) for value in (0, -50, "50", [50], float("nan"), float("inf"), 10**400, {})],
+        *[("annotations", "area", value) for value in (-1, "500", [], float("nan"), float("-inf"), 10**400)],
+        ("images", "id", 2),
+        ("images", "id", [1]),
+        ("images", "file_name", "gray.png"),
+        ("annotations", "category_id", 77),
+        ("annotations", "image_id", {}),
+    ],
+)
+def test_main_names_the_entry_that_makes_no_sense(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, key: str, value: object
+) -> None:
+    path = root / "annotations" / "instances_train2017.json"
+    coco = json.loads(path.read_text())
+    coco[part][0][key] = value
+    if value is None:
+        del coco[part][0][key]
+    path.write_text(json.dumps(coco))
+    assert run(root, tmp_path / "subset") == 2
+    error = capsys.readouterr().err
+    assert f"error: {path}: not COCO instance annotations (" in error and key in error and len(error) < 1000
+    assert error.count("\n") == 1 and names_in(tmp_path) == ["coco"]
+
+
+def test_main_counts_annotations_of_images_that_are_not_listed(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "annotations" / "instances_train2017.json"
+    coco = json.loads(path.read_text())
+    coco["annotations"] += [
+        {"image_id": 99, "category_id": 1, "area": 5},
+        {"image_id": "1", "bbox": [-1, -1, -1, -1]},
+    ]
+    path.write_text(json.dumps(coco))
+    assert run(root, tmp_path / "subset") == 0
+    assert f"{path}: 2 annotations are of images that it does not list" in capsys.readouterr().out
+    assert names_in(tmp_path / "subset") == [FILTER_REPORT, "red.png"]
 
 
 def test_main_refuses_annotations_of_other_images(root: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from config import TrainingConfig
 from dataset_lab_cache import LabCacheDataset, cache_folder
 from dataset_lab_subset import LabSubsetDataset
 from utils import run
-from utils.files import read_json
+from utils.files import name_bytes, read_json
 from utils.fixed_samples import choose_fixed_images
 from utils.images import FIRST, list_images
 from utils.run import UserError
@@ -30,7 +30,7 @@ MIN_IMG_SIZE = 32  # pixels: smaller ones leave the discriminator no patch
 
 def is_held_out(path: Path, val_fraction: float) -> bool:
     """Decide from the file name alone whether an image is for validation, so that every stage agrees."""
-    return zlib.crc32(path.name.encode()) < val_fraction * 2**32
+    return zlib.crc32(name_bytes(path.name)) < val_fraction * 2**32
 
 
 def drop_rejected(images: Sequence[Path], report: Path) -> list[Path]:
@@ -206,7 +206,7 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
     val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_share)
     fixed = held_out_data.__getitems__(range(min(8, len(held_out))))
     split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
-    key = hashlib.sha256(f"{key}\n{split}".encode()).hexdigest()
+    key = hashlib.sha256(name_bytes(f"{key}\n{split}")).hexdigest()
 
     def names_at(step: int) -> list[str]:
         return [train[index].name for index in batches.at(step)]

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from utils.run import UserError
 
+MAX_JSON = 2**30  # bytes; COCO's largest is 0.45 GB
+
 
 def no_room(path: Path, error: OSError) -> UserError:
     """Say of an error of the disk, which names no file, which one could not be written."""
@@ -49,9 +51,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def name_bytes(name: str) -> bytes:
+    """Encode the name of a file for a hash: as it is on the disk, whatever the locale, also where it is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` to `path` as UTF-8, whole or not at all.
+
+    What is not Unicode in the name of a file comes out as \\udcXX, which JSON reads back as it was.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:
@@ -67,9 +77,11 @@ def read_json(path: Path, mend: str) -> dict:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; {mend}")
+    if path.stat().st_size > MAX_JSON:
+        raise UserError(f"{path}: larger than {MAX_JSON} bytes; {mend}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a readable JSON object; {mend}")

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.files import name_bytes
+
 
 def choose_fixed_images(images: Sequence[Path], count: int) -> list[Path]:
     """Choose images by a stable hash of their file names.
@@ -21,4 +23,4 @@ def choose_fixed_images(images: Sequence[Path], count: int) -> list[Path]:
     Returns:
         The images with the smallest hashes, smallest first.
     """
-    return sorted(images, key=lambda image: (zlib.crc32(image.name.encode()), image.as_posix()))[:count]
+    return sorted(images, key=lambda image: (zlib.crc32(name_bytes(image.name)), image.as_posix()))[:count]

@@ -26,6 +26,7 @@ IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", 
 FIRST = "run python -m utils.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
 MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
 MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
+MAX_LIST = 2**28  # bytes of a list of images
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 _EXIF_ORIENTATION = 0x0112
@@ -84,8 +85,13 @@ def list_images(source: Path, recursive: bool = False, mend: str = "check the pa
         images = sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith("._"))
     elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
         try:
-            lines = source.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
+            if source.stat().st_size > MAX_LIST:
+                raise ValueError
+            text = source.read_text(encoding="utf-8-sig")
+            if "\0" in text:
+                raise ValueError
+            lines = text.splitlines()
+        except ValueError:
             raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
         images = sorted(source.parent / line.strip() for line in lines if line.strip())
     else:
@@ -148,8 +154,8 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
         if status.st_size > MAX_BYTES:
             raise ImageError(f"a file of more than {MAX_BYTES} bytes")
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(error.strerror or "cannot be read") from error
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
         with Image.open(io.BytesIO(data)) as file:
             if file.width * file.height > max_pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import getpass
 import hashlib
+import io
 import multiprocessing
 import os
 import shlex
@@ -48,6 +49,8 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     """
     module = sys.modules["__main__"].__spec__  # of python -m; a script has none
     program = f"-m {module.name}" if module else Path(sys.argv[0]).name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the names of files may have letters that a terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     config = tyro.cli(config_class, args=argv, prog=f"python {program}")
     try:
         function(config)
@@ -189,7 +192,7 @@ def hold(folder: Path) -> None:
     """
     if not is_main():
         return
-    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:20]
+    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:20]
     lock = Path(tempfile.gettempdir(), f"lab_pix2pix-{getattr(os, 'getuid', getpass.getuser)()}", f"{name}.lock")
     owner = lock.with_suffix(".owner")
     lock.parent.mkdir(exist_ok=True)
@@ -200,7 +203,7 @@ def hold(folder: Path) -> None:
         raise UserError(
             f"{folder}: {other} is writing there; wait until it is done, or name another folder"
         ) from None
-    owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8")
+    owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8", errors="backslashreplace")
 
 
 def say(message: str) -> None:

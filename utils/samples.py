@@ -7,6 +7,7 @@ uninterrupted one would have seen. It stays uint8 until it is on the device (see
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from utils.files import name_bytes
 from utils.images import read_rgb, resize, shorter_side_shape
 from utils.lab import encode_lab
 
@@ -130,6 +132,6 @@ def source_hash(source: Path, images: Sequence[Path]) -> str:
     """Hash the names and sizes of a source's images; one that a list names in vain counts as empty."""
     digest = hashlib.sha256()
     for key, path in zip(image_keys(source, images), images, strict=True):
-        size = path.stat().st_size if path.exists() else 0
-        digest.update(f"{key}\t{size}\n".encode())
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        digest.update(name_bytes(f"{key}\t{size}\n"))
     return digest.hexdigest()
