@@ -5,13 +5,17 @@
 Works on the sample set of `utils.sample_data` with tiny networks. After each kill every file that is there must be
 whole; in the end the output must be that of the undisturbed run: the same images, the same cache byte for byte, the
 same report, and of training the same weights bit for bit. Prints the counts and the failures; exit code 1 if any.
+
+The scripts are forked from this process, which has imported everything, so that the kills meet their work.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -30,7 +34,6 @@ from PIL import Image
 
 from benchmarks.measure import ROOT
 from utils import run
-from utils.sample_data import build_sample_set
 
 TRAINING = (
     "--img-size 32 --load-size 36 --batch-size 4 --val-fraction 0.2 --num-workers 1 --device cpu --last-every 3"
@@ -63,20 +66,26 @@ class Subject:
 
     def command(self, folder: Path) -> list[str]:
         """Complete the command line for a folder to work in."""
-        return [sys.executable, "-W", "ignore", *self.arguments, self.output_flag, str(folder / self.output)]
+        return [*self.arguments, self.output_flag, str(folder / self.output)]
 
 
 def subjects(work: Path) -> list[Subject]:
     """Prepare the inputs, and list the scripts with their commands."""
     coco = work / "coco"
-    build_sample_set(coco)
+    if not coco.exists():
+        subprocess.run(
+            [sys.executable, "-m", "utils.sample_data", "--output-dir", str(coco)],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
     photos = str(coco / "train2017")
     train = f"--images-dir {photos} --cache-dir {work / 'none'} {TRAINING}".split()
     later = [*train, "--filter-report", str(work / "none.json")]
     first = Subject(
         "train_lab.py", ("train_lab.py", *train, *NETWORKS.split(), "--epochs", "2"), "--output-dir", "out"
     )
-    subprocess.run(first.command(work / "stage1"), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([sys.executable, *first.command(work / "stage1")], cwd=ROOT, check=True, capture_output=True)
     stage1 = work / "stage1" / "out" / "G_epoch_002.pt"
     second = ("train_lab_finetune.py", *later, "--epochs", "2", "--init-checkpoint", str(stage1))
     third = ("train_vgg.py", *later, "--vgg-weights", "stand-in", "--init-checkpoint", str(stage1))
@@ -142,25 +151,36 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return found | {path.relative_to(folder).as_posix(): "left over" for path in folder.rglob("*.tmp*")}
 
 
-def run_and_kill(command: Sequence[str], seconds: float) -> bool:
-    """Start a command and kill it with its workers after some seconds; False if it had ended by itself."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
+def _call(command: list[str], log: Path) -> None:
+    """Be a script, in a process of its own whose output goes to a file."""
+    os.setsid()
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = command
+    sys.exit(importlib.import_module(command[0].removesuffix(".py")).main(command[1:]))
+
+
+def run_script(command: list[str], log: Path, kill_after: float | None = None) -> int:
+    """Run a script, and kill it with its workers after some seconds if it is still there; give the exit code."""
+    importlib.import_module(command[0].removesuffix(".py"))
+    process = multiprocessing.get_context("fork").Process(target=_call, args=(command, log))
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+        process.join()
+    return process.exitcode
 
 
 def torment(subject: Subject, kills: int, work: Path, draw: random.Random) -> tuple[int, list[str]]:
     """Kill a script some times in all, in runs of up to three kills each; give their number and what went wrong."""
-    whole = work / "whole"
+    whole, log = work / "whole", work / "log.txt"
+    work.mkdir(parents=True)
     started = time.perf_counter()
-    subprocess.run(subject.command(whole), cwd=ROOT, check=True, capture_output=True)
+    if run_script(subject.command(whole), log):
+        return 0, [f"{subject.name}: fails undisturbed: {log.read_text()[-500:]}"]
     took = time.perf_counter() - started
     expected = fingerprints(whole)
     killed, failures = 0, []
@@ -168,18 +188,16 @@ def torment(subject: Subject, kills: int, work: Path, draw: random.Random) -> tu
         folder = work / "killed"
         shutil.rmtree(folder, ignore_errors=True)
         for _ in range(min(draw.randint(1, 3), kills - killed)):
-            # The first half of a short run is imports: most kills go to where it writes.
-            moment = took * draw.uniform(0.4, 1.0) if draw.random() < 0.9 else took * draw.uniform(0, 0.4)
-            killed += run_and_kill(subject.command(folder), moment)
+            killed += run_script(subject.command(folder), log, took * draw.uniform(0, 1)) == -signal.SIGKILL
             for path in files_in(folder):
                 try:
                     check_whole(path)
                 except Exception as error:
                     failures.append(f"{subject.name}: {path.name} is not whole after a kill: {error!r}")
-        again = subprocess.run(subject.command(folder), cwd=ROOT, capture_output=True, text=True)
+        code = run_script(subject.command(folder), log)
         found = fingerprints(folder)
-        if again.returncode:
-            failures.append(f"{subject.name}: exit code {again.returncode} when run again: {again.stderr[-300:]}")
+        if code:
+            failures.append(f"{subject.name}: exit code {code} when run again: {log.read_text()[-500:]}")
         elif found != expected:
             differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
             failures.append(f"{subject.name}: differs from the undisturbed run: {differing}")
@@ -189,15 +207,17 @@ def torment(subject: Subject, kills: int, work: Path, draw: random.Random) -> tu
 def torment_all(cfg: FaultsConfig) -> int:
     """Torment every script and say what was found."""
     draw = random.Random(cfg.seed)
-    failures = []
+    failures, total = [], 0
+    os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         work = cfg.work_dir or Path(temporary)
         chosen = [subject for subject in subjects(work) if not cfg.scripts or subject.name in cfg.scripts]
         for i, subject in enumerate(chosen):
             share = cfg.kills * (i + 1) // len(chosen) - cfg.kills * i // len(chosen)
             killed, wrong = torment(subject, share, work / subject.name, draw)
-            failures += wrong
+            failures, total = failures + wrong, total + killed
             run.say(f"{subject.name}: {killed} kills, {len(wrong)} failures")
+    run.say(f"in all {total} kills, {len(failures)} failures")
     for failure in failures:
         run.say(failure)
     return 1 if failures else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def test_full_shared_memory_is_named_instead_of_waited_for(scripts, tmp_path) ->
     def set_limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # holds for /dev/shm as well
 
-    command = scripts[0].command(tmp_path)
+    command = [sys.executable, *scripts[0].command(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, preexec_fn=set_limit, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: shared memory: " in done.stderr and "enlarge /dev/shm, or give --num-workers 0" in done.stderr
