@@ -32,6 +32,7 @@ class Mirror(http.server.ThreadingHTTPServer):
         cuts: after how many bytes each of the next answers is cut.
         cut_all: after how many bytes every answer is cut, or None.
         ranges: whether Range requests are obeyed.
+        redirects: where an address sends the client to.
         requested: the Range header of every request.
     """
 
@@ -41,6 +42,7 @@ class Mirror(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.cut_all: int | None = None
         self.ranges = True
+        self.redirects: dict[str, str] = {}
         self.requested: list[str | None] = []
 
     @property
@@ -54,6 +56,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.requested.append(wanted)
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return
         if self.path != "/zips/val2017.zip":
             self.send_error(404)
             return
@@ -244,6 +251,48 @@ def test_main_names_the_address_of_a_missing_file(
     error = last_error(capsys)
     assert f"{mirror.url}/zips/test2017.zip: HTTP 404" in error and "--base-url" in error
     assert len(mirror.requested) == 1
+
+
+def test_main_follows_a_redirect_and_goes_on_after_a_cut_there(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.redirects = {"/old/zips/val2017.zip": f"{mirror.url}/zips/val2017.zip"}
+    mirror.cuts = [4_000]
+    assert get(mirror, tmp_path, "--base-url", f"{mirror.url}/old") == 0
+    assert_complete(tmp_path)
+    assert mirror.requested == [None, None, "bytes=4000-", "bytes=4000-"]
+
+
+@pytest.mark.parametrize("target", ["/zips/val2017.zip", "file:///etc/passwd", "/zips/nothing.zip"])
+def test_main_refuses_a_redirect_that_leads_nowhere(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    mirror.redirects = {"/zips/val2017.zip": target}
+    assert get(mirror, tmp_path) == 2
+    assert f"{mirror.url}/zips/val2017.zip: HTTP " in last_error(capsys)
+    assert names_in(tmp_path) == []
+
+
+def test_main_takes_an_error_page_for_no_archive(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.archive = b"<html><body>Sign in to this network</body></html>"  # with code 200
+    assert get(mirror, tmp_path) == 2
+    assert "MD5" in last_error(capsys) and names_in(tmp_path) == []
+
+
+def test_main_keeps_what_came_before_the_disk_was_full(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        assert get(mirror, tmp_path) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "val2017.zip.part: cannot be written (File too large)" in last_error(capsys)
+    assert (tmp_path / "val2017.zip.part").read_bytes() == mirror.archive[:10_000]
+    assert get(mirror, tmp_path) == 0
+    assert_complete(tmp_path)
 
 
 def test_main_says_that_there_is_no_network(

@@ -1,4 +1,4 @@
-"""A disk that is full, or a folder that cannot be written: one line, exit code 2, and what was there before stays."""
+"""A full disk, a folder that cannot be written or is in use: one line, exit code 2, and what was there stays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import ROOT, Subject, check_whole, files_in, subjects
+from utils import run
 from utils.files import write_bytes
 from utils.run import UserError
 
@@ -73,6 +74,25 @@ def test_scripts_name_a_folder_that_cannot_be_made(scripts, tmp_path, capsys) ->
     for subject in scripts:
         assert str(tmp_path / "file") in run_in_process(subject, tmp_path / "file" / "out", capsys)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_second_run_on_a_folder_is_refused_with_the_name_of_the_first(scripts, tmp_path, capsys, monkeypatch) -> None:
+    ends = {"train_vgg.py": "vgg", "cache_lab.py": "train2017"}  # below the folder that is named
+    folders = [tmp_path / subject.name / ends.get(subject.name, "") for subject in scripts]
+    code = "import sys; from utils.run import hold; [hold(name) for name in sys.argv[1:]]; print('held'); input()"
+    command = [sys.executable, "-c", code, *map(str, folders)]
+    first = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
+        for subject, folder in zip(scripts, folders, strict=True):
+            error = run_in_process(subject, tmp_path / subject.name, capsys)
+            assert f"error: {folder}: python -c " in error and f"(process {first.pid}) is writing there" in error
+        assert not list(tmp_path.iterdir())
+    finally:
+        first.kill()
+        first.communicate()
+    run.hold(folders[0])  # free again
 
 
 def test_write_bytes_names_a_folder_without_permission() -> None:

@@ -113,3 +113,16 @@ def test_metrics_score_the_rest_alike_and_name_the_broken(corpus, tmp_path) -> N
     broken = names(corpus / "all") - names(corpus / "readable")
     skipped = json.loads((tmp_path / "all" / "evaluation_metrics.json").read_text())["skipped"]
     assert broken | {"loop.jpg"} == {Path(path).name for path in skipped}
+
+
+def test_infer_skips_what_a_list_names_in_vain(corpus, tmp_path, capsys) -> None:
+    (tmp_path / "plain.jpg").write_bytes(whole_images()["plain.jpg"])
+    lines = ["plain.jpg", "absent.jpg", "x" * 5000, ".", "..", "plain.jpg/inside.jpg", "../../nowhere/a.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    arguments = [str(tmp_path / "list.txt"), str(corpus / "G_any.pt"), "--device", "cpu"]
+    assert infer_lab.main([*arguments, "--output-dir", str(tmp_path / "deep" / "out")]) == 0
+    assert "skipped 6;" in capsys.readouterr().out
+    written = [path for path in tmp_path.rglob("*.png") if path.is_file()]
+    assert len(written) == 1 and written[0].is_relative_to(tmp_path / "deep" / "out")
+    assert cache_lab.main(["--images-dir", str(tmp_path / "list.txt"), "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert len(json.loads((tmp_path / "cache" / "list" / "index.json").read_text())["meta"]["skipped"]) == 6

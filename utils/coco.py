@@ -25,7 +25,8 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 from tqdm import tqdm
 
 from config import DATA_ROOT
-from utils.run import UserError, run_script, say
+from utils.files import no_room
+from utils.run import UserError, hold, run_script, say
 
 TRIES = 5  # connections in a row that bring nothing new
 RETRY_SECONDS = 1.0  # wait after a try that went on; doubles with each that brought nothing
@@ -82,6 +83,7 @@ def fetch(url: str, partial: Path) -> int | None:
     """Read into `partial` what it still lacks, and give the size of the whole, where the server tells it.
 
     Raises:
+        UserError: the disk is full; what came so far stays.
         urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError: the connection failed.
     """
     have = partial.stat().st_size if partial.exists() else 0
@@ -97,14 +99,19 @@ def fetch(url: str, partial: Path) -> int | None:
         if response.status != http.client.PARTIAL_CONTENT:
             have = 0  # the server sends the whole again
         length = response.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
+        total = have + int(length) if length and length.isdigit() else None
         scale = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
         with (
-            open(partial, "ab" if have else "wb") as file,
+            open(partial, "ab" if have else "wb", buffering=0) as file,
             tqdm(total=total, initial=have, desc=url.rpartition("/")[2], **scale) as bar,
         ):
             while block := response.read(BLOCK):
-                file.write(block)
+                rest = memoryview(block)
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                except OSError as error:
+                    raise no_room(partial, error) from error
                 bar.update(len(block))
     return total
 
@@ -172,6 +179,8 @@ def unpack(archive: Path, folder: Path, part: Part) -> None:
         (fresh / folder.name).rename(folder)
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: broken ({error}); {mend}") from None
+    except OSError as error:
+        raise (no_room(folder, error) if error.filename is None else error) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -208,6 +217,7 @@ def get_coco(cfg: CocoConfig) -> None:
     """Download and unpack the parts, one after the other."""
     if not cfg.base_url.startswith(("http://", "https://")):
         raise UserError(f"--base-url {cfg.base_url}: give an http:// or https:// address")
+    hold(cfg.data_root)
     for name in cfg.parts:
         get_part(name, cfg)
 

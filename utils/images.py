@@ -154,6 +154,8 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
         if status.st_size > MAX_BYTES:
             raise ImageError(f"a file of more than {MAX_BYTES} bytes")
         data = path.read_bytes()
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # the latter of a name that no file can have
         raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
