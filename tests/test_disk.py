@@ -64,7 +64,7 @@ def test_full_shared_memory_is_named_instead_of_waited_for(scripts, tmp_path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # holds for /dev/shm as well
 
     command = [sys.executable, *scripts[0].command(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, preexec_fn=set_limit, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=set_limit, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: shared memory: " in done.stderr and "enlarge /dev/shm, or give --num-workers 0" in done.stderr
 
@@ -79,8 +79,8 @@ def test_scripts_name_a_folder_that_cannot_be_made(scripts, tmp_path, capsys) ->
 def test_second_run_on_a_folder_is_refused_with_the_name_of_the_first(scripts, tmp_path, capsys, monkeypatch) -> None:
     ends = {"train_vgg.py": "vgg", "cache_lab.py": "train2017"}  # below the folder that is named
     folders = [tmp_path / subject.name / ends.get(subject.name, "") for subject in scripts]
-    code = "import sys; from utils.run import hold; [hold(name) for name in sys.argv[1:]]; print('held'); input()"
-    command = [sys.executable, "-c", code, *map(str, folders)]
+    code = "import sys; from utils.run import hold; [hold(name) for name in sys.argv[1:]]"
+    command = [sys.executable, "-c", f"{code}; print('held', flush=True); input()", *map(str, folders)]
     first = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stdout.readline() == "held\n"

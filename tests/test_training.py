@@ -23,7 +23,7 @@ from utils.data import open_training_data
 from utils.logs import Averages
 from utils.losses import gan_loss
 from utils.optim import update_ema
-from utils.run import UserError
+from utils.run import UserError, run_script
 
 ROOT = Path(__file__).parent.parent
 TINY = {"img_size": 32, "load_size": 36, "batch_size": 4, "val_fraction": 0.2, "num_workers": 0, "device": "cpu"}
@@ -286,6 +286,33 @@ def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):
     assert train_lab_finetune.main([*arguments, "--output-dir", str(tmp_path / "ft")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "run python train_lab.py first" in error and error.count("\n") == 1
+
+
+class Vanished(torch.utils.data.Dataset):
+    """A file that was there when the run began."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("photos: none of its 7 images can be read"), "photos: none of its 7 images can be read"),
+        (FileNotFoundError(2, "No such file", "shard.bin"), "FileNotFoundError: [Errno 2] No such file: 'shard.bin'"),
+    ],
+    ids=["user", "system"],
+)
+def test_error_of_a_worker_is_one_line(capsys, error, line):
+    loader = torch.utils.data.DataLoader(Vanished(error), num_workers=1)
+    assert run_script(TrainConfig, lambda cfg: list(loader), []) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_averages_are_means_over_steps_and_name_what_is_not_finite():
