@@ -30,6 +30,7 @@ Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 Value = TypeVar("Value")
 LOCK_SECONDS = 10.0
+_held: dict[Path, FileLock] = {}  # a lock that nothing refers to is released
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -69,6 +70,8 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     finally:
         for worker in multiprocessing.active_children():  # they ignore signals, see utils.data
             worker.kill()
+        while _held:
+            _held.popitem()[1].release()
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
@@ -181,7 +184,7 @@ def barrier() -> None:
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes of this machine and user from writing to a folder until this one ends, however it ends.
+    """Keep other processes of this machine and user from writing to a folder until `run_script` or this one ends.
 
     The lock lies in the system's folder for temporary files, so that nothing has to be cleaned up here. The system
     frees the lock of a process that is killed once its data loading workers have ended as well, which is why another
@@ -196,13 +199,17 @@ def hold(folder: Path) -> None:
     lock = Path(tempfile.gettempdir(), f"lab_pix2pix-{getattr(os, 'getuid', getpass.getuser)()}", f"{name}.lock")
     owner = lock.with_suffix(".owner")
     lock.parent.mkdir(exist_ok=True)
-    try:  # the same lock again, where this process has it already
-        FileLock(lock, is_singleton=True, thread_local=False).acquire(timeout=LOCK_SECONDS)
+    if lock in _held:
+        return
+    try:
+        file_lock = FileLock(lock, thread_local=False)
+        file_lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise UserError(
             f"{folder}: {other} is writing there; wait until it is done, or name another folder"
         ) from None
+    _held[lock] = file_lock
     owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8", errors="backslashreplace")
 
 
