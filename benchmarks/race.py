@@ -2,9 +2,10 @@
 
     python -m benchmarks.race --images-dir TRAIN --test-dir TEST --work-dir DIR [--minutes 60] [--sides textbook]
 
-The clock runs while a loop trains, not while it caches. Ours is train_lab.py with its defaults but for the sizes:
-a third of the time at half the size, then from there at the whole of it, each with as many steps as fit by the rate
-of a short trial. On two cores the sides may run at once, each as a command of its own that is bound to one of them.
+The clock runs while a loop trains, not while it caches. Ours is the first two stages with their defaults but for the
+sizes: train_lab.py for two sevenths of the time at half the size and for four from there at the whole of it, then
+train_lab_finetune.py on the same photographs, each with as many steps as fit by the rate of a short trial.
+On two cores the sides may run at once, each as a command of its own that is bound to one of them.
 Writes <work-dir>/<side>/scores.json, beside the generators.
 """
 
@@ -14,7 +15,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from torch.utils.data import DataLoader
 
 import cache_lab
 import train_lab
+import train_lab_finetune
 from benchmarks import textbook
 from benchmarks.color_scores import score
 from benchmarks.measure import in_fresh_process
-from config import DEVICE, CacheConfig, TrainConfig
+from config import DEVICE, CacheConfig, FinetuneConfig, TrainConfig, TrainingConfig
 from utils import checkpoint, run
 from utils.files import write_json
 from utils.images import list_images
@@ -80,42 +82,49 @@ def run_textbook(cfg: RaceConfig, folder: Path) -> dict[str, float]:
 
 
 def run_ours(cfg: RaceConfig, folder: Path) -> dict[str, float]:
-    """Train stage 1 at half the size and then at the whole, and score it."""
+    """Train stage 1 at half the size and then at the whole, then stage 2, and score the generator."""
+    common = {
+        "images_dir": cfg.images_dir,
+        "device": cfg.device,
+        "epochs": 10**6,
+        "save_every": 10**6,
+        "sample_every": 10**6,
+        "num_workers": 0,
+        "resume": False,
+    }
+    networks = {"gen_width": cfg.gen_width, "disc_width": cfg.disc_width}
+    legs = (
+        (train_lab.train, TrainConfig(**common, **networks), cfg.img_size // 2, 2 / 7),
+        (train_lab.train, TrainConfig(**common, **networks), cfg.img_size, 4 / 7),
+        (train_lab_finetune.train, FinetuneConfig(**common), cfg.img_size, 1 / 7),
+    )
     newest, minutes, images = None, 0.0, 0
-    for img_size, share in ((cfg.img_size // 2, 1 / 3), (cfg.img_size, 2 / 3)):
+    for number, (train, leg, img_size, share) in enumerate(legs, 1):
         load_size, cache_dir = img_size * 286 // 256, folder / f"cache_{img_size}"
         cache_lab.cache(CacheConfig(images_dir=cfg.images_dir, cache_dir=cache_dir, load_size=load_size))
-        train_cfg = TrainConfig(
-            images_dir=cfg.images_dir,
+        leg = dataclasses.replace(
+            leg,
             cache_dir=cache_dir,
-            output_dir=folder / f"checkpoints_{img_size}",
+            output_dir=folder / f"checkpoints_{number}",
             init_checkpoint=newest,
-            device=cfg.device,
             img_size=img_size,
             load_size=load_size,
-            gen_width=cfg.gen_width,
-            disc_width=cfg.disc_width,
-            epochs=10**6,
-            save_every=10**6,
-            sample_every=10**6,
-            num_workers=0,
-            resume=False,
         )
-        trials = [train(dataclasses.replace(train_cfg, max_steps=steps))[1] for steps in TRIAL_STEPS]
+        trials = [timed(train, dataclasses.replace(leg, max_steps=steps))[1] for steps in TRIAL_STEPS]
         rate = (TRIAL_STEPS[1] - TRIAL_STEPS[0]) / (trials[1] - trials[0])
         steps = int(rate * (share * cfg.minutes * 60 - trials[0])) + TRIAL_STEPS[0]
-        newest, seconds = train(dataclasses.replace(train_cfg, max_steps=steps))
+        newest, seconds = timed(train, dataclasses.replace(leg, max_steps=steps))
         minutes += seconds / 60
-        images += steps * train_cfg.batch_size
+        images += steps * leg.batch_size
     generator, _ = checkpoint.load_generator(newest, torch.device(cfg.device))
     scores = score(generator, cfg.img_size, list_images(cfg.test_dir, mend=""), torch.device(cfg.device))
     return {"minutes": minutes, "images": images, **scores}
 
 
-def train(cfg: TrainConfig) -> tuple[Path, float]:
-    """Run train_lab.py, and give its last generator and how many seconds it took."""
+def timed(train: Callable[[TrainingConfig], Path], cfg: TrainingConfig) -> tuple[Path, float]:
+    """Run a stage, and give its last generator and how many seconds it took."""
     started = time.perf_counter()
-    newest = train_lab.train(cfg)
+    newest = train(cfg)
     return newest, time.perf_counter() - started
 
 
