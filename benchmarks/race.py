@@ -93,10 +93,10 @@ def run_ours(cfg: RaceConfig, folder: Path) -> dict[str, float]:
         "resume": False,
     }
     networks = {"gen_width": cfg.gen_width, "disc_width": cfg.disc_width}
-    legs = (
+    legs = (  # the last number is the share of the time that is left
         (train_lab.train, TrainConfig(**common, **networks), cfg.img_size // 2, 2 / 7),
-        (train_lab.train, TrainConfig(**common, **networks), cfg.img_size, 4 / 7),
-        (train_lab_finetune.train, FinetuneConfig(**common), cfg.img_size, 1 / 7),
+        (train_lab.train, TrainConfig(**common, **networks), cfg.img_size, 4 / 5),
+        (train_lab_finetune.train, FinetuneConfig(**common), cfg.img_size, 1.0),
     )
     newest, minutes, images = None, 0.0, 0
     for number, (train, leg, img_size, share) in enumerate(legs, 1):
@@ -112,7 +112,7 @@ def run_ours(cfg: RaceConfig, folder: Path) -> dict[str, float]:
         )
         trials = [timed(train, dataclasses.replace(leg, max_steps=steps))[1] for steps in TRIAL_STEPS]
         rate = (TRIAL_STEPS[1] - TRIAL_STEPS[0]) / (trials[1] - trials[0])
-        steps = int(rate * (share * cfg.minutes * 60 - trials[0])) + TRIAL_STEPS[0]
+        steps = int(rate * (share * (cfg.minutes - minutes) * 60 - trials[0])) + TRIAL_STEPS[0]
         newest, seconds = timed(train, dataclasses.replace(leg, max_steps=steps))
         minutes += seconds / 60
         images += steps * leg.batch_size
