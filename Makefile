@@ -28,8 +28,8 @@ demo: .venv/installed
 	cd demo && $(DEMO)/train_lab_finetune.py $(TINY)
 	cd demo && $(DEMO)/train_vgg.py $(TINY) --vgg-weights imagenet-or-stand-in
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare
-	cd demo && $(DEMO)/calculate_metrics.py --inception-weights download-or-stand-in
-	@echo "The report is demo/evaluation/report.md, the comparison figure demo/evaluation/comparison.png."
+	cd demo && $(DEMO)/calculate_metrics.py --inception-weights download-or-stand-in --lpips-weights download-or-stand-in
+	@echo "The report is demo/evaluation/report.html, the comparison figure demo/evaluation/comparison.png."
 
 test: .venv/installed-dev
 	$(RUN) -m ruff check .

@@ -263,8 +263,11 @@ class MetricsConfig:
     inception_weights: str = "download"
     """download (torch-fidelity's), a file with those weights, stand-in (random, not FID), download-or-stand-in, or
     none."""
+    lpips_weights: str = "download"
+    """download (torchvision's AlexNet), a file with those weights, stand-in (random, not LPIPS),
+    download-or-stand-in, or none."""
     output_dir: Path = Path("evaluation")
-    """Folder for evaluation_metrics.json, evaluation_metrics.csv, report.md and comparison.png."""
+    """Folder for report.html, report.md, comparison.png, evaluation_metrics.json and .csv, and per_image.csv."""
     batch_size: int = 16
     """Images scored together."""
     device: str = DEVICE

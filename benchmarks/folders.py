@@ -81,12 +81,12 @@ def measure(images_dir: Path, folder: Path, device: torch.device, turns: int) ->
     results = [make_results(images, folder / f"results{i}") for i in range(3)]
     named = [argument for i, result in enumerate(results) for argument in (f"R{i}", result)]
     command = ["calculate_metrics.py", "--images-dir", images_dir, "--results", *named, "--inception-weights", "none"]
-    command += ["--output-dir", folder / "evaluation", "--device", device]
+    command += ["--lpips-weights", "none", "--output-dir", folder / "evaluation", "--device", device]
     pair = in_turns(
         turns,
         lambda: run_python("-m", "benchmarks.textbook", device, "metrics", images_dir, *results) / len(images) * 1e3,
         lambda: run_python(*command) / len(images) * 1e3,
         warm_up=False,
     )
-    note = f"{len(images)} images, three folders of results, without FID; ours adds the two reference rows"
+    note = f"{len(images)} images, three folders of results, without FID and LPIPS; ours adds the two reference rows"
     return [*rows, compare("metrics of three models", "ms/image", *pair, 4, note)]

@@ -24,7 +24,7 @@ def measure(few: Path, many: Path, folder: Path, device: torch.device) -> list[R
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     output = folder / "memory"
     tiny = "--epochs 1 --img-size 128 --load-size 143 --batch-size 8 --val-fraction 0.1 --gen-width 8 --disc-width 8"
-    metrics = ["--inception-weights", "none", "--output-dir", output, "--device", device]
+    metrics = ["--inception-weights", "none", "--lpips-weights", "none", "--output-dir", output, "--device", device]
 
     def commands(images: Path) -> list[list[object]]:
         return [

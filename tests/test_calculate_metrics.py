@@ -24,7 +24,9 @@ from utils.fixed_samples import choose_fixed_images
 from utils.images import list_images, read_rgb, resize, write_png
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
+WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "per_image.csv", "report.md"}
+WRITTEN |= {"report.html"}
+PD = "PD (random stand-in)"
 
 
 def save_generator(path: Path, vgg: str | None = None) -> Path:
@@ -49,8 +51,8 @@ def photos(sample_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: object) -> tuple[int, Path]:
     output = folder / "evaluation"
-    fixed = ("--output-dir", output, "--inception-weights", "none", "--device", "cpu", "--num-workers", 2)
-    return calculate_metrics.main([str(argument) for argument in (*fixed, *arguments)]), output
+    fixed = ("--output-dir", output, "--inception-weights", "none", "--lpips-weights", "none", "--device", "cpu")
+    return calculate_metrics.main([str(argument) for argument in (*fixed, "--num-workers", 2, *arguments)]), output
 
 
 def read_rows(output: Path) -> dict[str, dict]:
@@ -70,7 +72,7 @@ def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.Cap
     )
     code, output = run(
         tmp_path, "--images-dir", photos, "--checkpoint", *names, "--results", "Copy", photos,
-        "--inception-weights", "stand-in", "--img-size", 176, "--batch-size", 3,
+        "--inception-weights", "stand-in", "--lpips-weights", "stand-in", "--img-size", 176, "--batch-size", 3,
     )  # fmt: skip
     assert code == 0
     assert {path.name for path in output.iterdir()} == WRITTEN
@@ -103,6 +105,21 @@ def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.Cap
         assert "| FID" not in text and "(stand-in VGG)" in text
     assert "![Comparison](comparison.png)" in report and f"torch {torch.__version__.split('+')[0]}" in report
     assert "FID" not in (output / "evaluation_metrics.csv").read_text()
+    assert (
+        truth["pd_random_stand_in"] == 0 == rows["Copy"]["pd_random_stand_in"] < rows["Subset"]["pd_random_stand_in"]
+    )
+    with open(output / "per_image.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    names = [path.name for path in list_images(photos)]
+    assert [(line["Path"], line["Model"]) for line in lines] == [(name, row) for name in names for row in rows]
+    assert list(lines[0]) == ["Path", "Model", "PSNR", "SSIM", "MS-SSIM", "Colorfulness", "Delta colorfulness", PD]
+    for title, key in {"PSNR": "psnr", "Colorfulness": "colorfulness", PD: "pd_random_stand_in"}.items():
+        mean = np.mean([float(line[title]) for line in lines if line["Model"] == "Subset"])
+        assert mean == pytest.approx(rows["Subset"][key], rel=1e-5), title
+
+    page = (output / "report.html").read_text()
+    assert page.count("<b>Best</b>") == 3 and f"torch {torch.__version__.split('+')[0]}" in page
+    assert "LPIPS" not in page.split("<h2>Protocol")[0] + (output / "per_image.csv").read_text()
     figure = cv2.imread(str(output / "comparison.png"))
     assert figure.shape[1] / 5 == pytest.approx(figure.shape[0] / 4, rel=0.1), "five columns, four rows"
 
@@ -247,30 +264,6 @@ def test_main_refuses_a_folder_of_broken_images(tmp_path: Path, capsys: pytest.C
     assert not output.exists()
 
 
-def test_match_files_by_name_and_stem(tmp_path: Path) -> None:
-    truth, done = tmp_path / "truth", tmp_path / "done"
-    names = {
-        truth: ("a.jpg", "a.png", "b.jpg", "c.jpg", "d.jpg"),
-        done: ("a_jpg.png", "a.png", "b.webp", "c.jpg.png"),
-    }
-    for folder in (truth, done):
-        folder.mkdir()
-        for name in names[folder]:
-            (folder / name).touch()
-    files = calculate_metrics.match_files("Done", done, list_images(truth), truth)
-    expected = {"a.jpg": "a_jpg.png", "a.png": "a.png", "b.jpg": "b.webp", "c.jpg": "c.jpg.png"}
-    assert {image.name: match.name for image, match in files.items()} == expected
-
-
-def test_match_files_never_gives_one_image_to_two_truths(tmp_path: Path) -> None:
-    for path in (tmp_path / "truth" / "a.jpg", tmp_path / "truth" / "a.png", tmp_path / "done" / "a.png"):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    truth = tmp_path / "truth"
-    files = calculate_metrics.match_files("Done", tmp_path / "done", list_images(truth), truth)
-    assert [image.name for image in files] == ["a.png"]
-
-
 def test_predict_at_gives_the_generator_the_size_of_its_training() -> None:
     seen = []
 
@@ -283,19 +276,6 @@ def test_predict_at_gives_the_generator_the_size_of_its_training() -> None:
     assert seen == [(2, 1, 96, 96)] and ab.shape == (2, 2, 256, 256)
     assert torch.allclose(ab, torch.tensor(0.25), atol=1e-6)
     assert torch.equal(calculate_metrics.predict_at(generator, 256, l), l.repeat(1, 2, 1, 1))
-
-
-def test_match_files_finds_what_inference_makes_of_a_list_elsewhere(photos: Path, tmp_path: Path) -> None:
-    chosen = tmp_path / "lists" / "chosen.txt"
-    chosen.parent.mkdir()
-    images = list_images(photos)[:2]
-    chosen.write_text("".join(f"{path}\n" for path in images))
-    for path in images:
-        write_png(tmp_path / "done" / f"{path.stem}.png", read_rgb(path))
-    matches = calculate_metrics.match_files("Done", tmp_path / "done", list_images(chosen), chosen)
-    assert {image.name: match.name for image, match in matches.items()} == {
-        path.name: f"{path.stem}.png" for path in images
-    }
 
 
 def torchrun(processes: int, script: Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -319,7 +299,7 @@ def test_two_processes_write_the_report_of_one(
     write_png(truths / "gray.png", np.full((64, 64, 3), 99, np.uint8))
     checkpoint = save_generator(tmp_path / "a.pt")
     common = ["--images-dir", truths, "--checkpoint", "Random", checkpoint, "--results", "Dark", finished]
-    common += ["--inception-weights", "stand-in", "--img-size", 176, "--batch-size", 2]
+    common += ["--inception-weights", "stand-in", "--lpips-weights", "stand-in", "--img-size", 176, "--batch-size", 2]
     code, alone = run(tmp_path / "alone", *common)
     screen = capsys.readouterr().out
     together = tmp_path / "together" / "evaluation"
@@ -336,6 +316,19 @@ def test_two_processes_write_the_report_of_one(
     assert list(one["Dark"]["missing"]) == list(two["Dark"]["missing"]) and one["Dark"]["images"] == 3
     contents = [json.loads((folder / "evaluation_metrics.json").read_text()) for folder in (alone, together)]
     assert contents[0]["skipped"] == contents[1]["skipped"] and len(contents[0]["skipped"]) == 1
+    lines = []
+    for folder in (alone, together):
+        with open(folder / "per_image.csv", newline="") as file:
+            lines.append(list(csv.DictReader(file)))
+    assert len(lines[0]) == len(lines[1]) == 4 * (len(names) + 1) + 3, (
+        "one of 7 is broken, 3 more are missing in a row"
+    )
+    for line, other in zip(*lines, strict=True):
+        assert line.keys() == other.keys()
+        for title in line:
+            exact = title in ("Path", "Model") or not line[title]
+            expected = line[title] if exact else pytest.approx(float(line[title]), rel=1e-4, abs=1e-6)
+            assert (other[title] if exact else float(other[title])) == expected, (line["Path"], title)
     a, b = (cv2.imread(str(folder / "comparison.png")).astype(float) for folder in (alone, together))
     assert a.shape == b.shape and np.abs(a - b).mean() < 0.01
 
@@ -359,7 +352,8 @@ def test_an_error_of_one_process_ends_the_run_with_its_reason(photos: Path, tmp_
     script = tmp_path / "fails.py"
     script.write_text(FAILS_ON_RANK_1.format(root=str(ROOT)))
     output = tmp_path / "out"
-    common = ["--inception-weights", "none", "--device", "cpu", "--img-size", 32, "--output-dir", output]
+    common = ["--inception-weights", "none", "--lpips-weights", "none", "--device", "cpu", "--img-size", 32]
+    common += ["--output-dir", output]
     done = torchrun(2, script, "--images-dir", photos, "--results", "Copy", photos, *common)
     assert done.returncode != 0 and done.stderr.count("error: broken on one process") == 1
     assert not output.exists()

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from config import MetricsConfig
-from utils.report import NAMED_PROBLEMS, Row, format_table, make_table, to_json, write_report
+from utils.evaluation import Row, make_table
+from utils.report import NAMED_PROBLEMS, format_table, per_image_lines, to_json, write_report
 
 IMAGE = np.full((16, 16, 3), 128, np.uint8)
-FILES = {"evaluation_metrics.csv", "evaluation_metrics.json", "report.md"}
+FILES = {"evaluation_metrics.csv", "evaluation_metrics.json", "per_image.csv", "report.md", "report.html"}
+IMAGES = [Path(f"{letter}.png") for letter in "abcd"]
 
 
 def make_row(name: str, psnr: list[float], shown: bool = False) -> Row:
@@ -68,19 +70,29 @@ def test_to_json_has_plain_keys_and_no_bare_constants() -> None:
     assert to_json(line) == expected
 
 
+def test_per_image_lines_list_what_was_scored_in_order() -> None:
+    rows = make_rows(shown=False)
+    lines = per_image_lines(list("abcd"), rows, ["PSNR", "SSIM"])
+    assert [(line["Path"], line["Model"]) for line in lines] == [
+        (key, name) for key in "acd" for name in ("Model", "Grayscale", "Ground Truth")
+    ]
+    assert lines[0] == {"Path": "a", "Model": "Model", "PSNR": "20", "SSIM": "0.5"}
+    assert lines[2]["PSNR"] == "inf" and lines[3]["PSNR"] == "" and lines[3]["SSIM"] == "0.75"
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_write_report_embeds_the_figure_only_where_it_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], shown: bool
 ) -> None:
     cfg = MetricsConfig(output_dir=tmp_path / "out", device="cpu", protocol="center-crop")
-    write_report(cfg, make_rows(shown), None, 3, {})
+    write_report(cfg, IMAGES, make_rows(shown), None, IMAGES[:2], {"b.png": "cut short"})
     written = {path.name for path in cfg.output_dir.iterdir()}
     report, screen = (cfg.output_dir / "report.md").read_text(), capsys.readouterr().out
     assert written == FILES | ({"comparison.png"} if shown else set())
     assert ("![Comparison](comparison.png)" in report) == shown
     assert ("comparison.png" in report) == ("comparison.png" in screen) == shown
     assert "3 images, 1 of them gray" in report and "the central square of the image" in report
-    assert "- Model: results model\n" in report and "## Skipped or missing" not in report
+    assert "- Model: results model\n" in report and "- b.png: cut short\n" in report
     with open(cfg.output_dir / "evaluation_metrics.csv", newline="") as file:
         assert [line["Model"] for line in csv.DictReader(file)] == ["Model", "Grayscale", "Ground Truth"]
 
@@ -91,7 +103,7 @@ def test_write_report_names_all_problems_in_the_json_alone(
     cfg, rows = MetricsConfig(output_dir=tmp_path / "out", device="cpu"), make_rows(shown=False)
     skipped = {f"{index}.jpg": "cut short" for index in range(NAMED_PROBLEMS)}
     rows[0].missing = {"x.jpg": "no file of this name", "y.jpg": "no file of this name"}
-    write_report(cfg, rows, None, 3, skipped)
+    write_report(cfg, IMAGES, rows, None, [], skipped)
     content = json.loads((cfg.output_dir / "evaluation_metrics.json").read_text())
     assert content["skipped"] == skipped and content["rows"][0]["missing"] == rows[0].missing
     screen = capsys.readouterr().out

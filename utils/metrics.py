@@ -37,7 +37,7 @@ STAND_IN_COLUMN = "FD (random stand-in)"
 _STATISTICS = ("sum", "cov_sum", "num_samples")  # of features, as FrechetInceptionDistance names them
 
 
-def _full_precision() -> AbstractContextManager[None]:
+def full_precision() -> AbstractContextManager[None]:
     """Keep convolutions in float32: TF32 has 10 bits, and SSIM subtracts nearly equal second moments."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
 
@@ -132,12 +132,12 @@ class StructuralSimilarity:
 
     def __init__(self, truth: Tensor) -> None:
         """Take in the truth, float RGB (B, 3, H, W), in [0, 1]."""
-        with _full_precision():
+        with full_precision():
             self._truth = [_TruthPlanes(planes) for planes in _split_planes(truth)]
 
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compare images (B, 3, H, W) to the truth: SSIM and MS-SSIM, (B,); NaN for a side below MS_SSIM_MIN_SIZE."""
-        with _full_precision():
+        with full_precision():
             parts = zip(self._truth, _split_planes(images), strict=True)
             factors = torch.cat([truth.compare(planes) for truth, planes in parts], dim=1)
         ssim, *scales = factors.unflatten(1, (-1, 3)).mean(dim=2)
@@ -264,13 +264,13 @@ class FID:
     @torch.inference_mode()
     def add_truth(self, images: Tensor) -> None:
         """Take in true images, (B, 3, H, W) uint8."""
-        with _full_precision():
+        with full_precision():
             self._truth.update(images.to(self._device), real=True)
 
     @torch.inference_mode()
     def add(self, name: str, images: Tensor) -> None:
         """Take in images of the set `name`, (B, 3, H, W) uint8."""
-        with _full_precision():
+        with full_precision():
             self._set(name).update(images.to(self._device), real=False)
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ _DPI = 120
 _MARGIN_INCHES = 0.03
 _FEW_EPOCHS = 40  # up to here each epoch has a dot
 _COLORS = {"loss_g_l1": "tab:blue", "loss_g_gan": "tab:orange", "loss_g_vgg": "tab:green", "loss_d": "tab:red"}
-_LABELS = {"loss_g_l1": "G: L1 of ab", "loss_g_gan": "G: adversarial", "loss_g_vgg": "G: VGG", "loss_d": "D"}
+LOSS_LABELS = {"loss_g_l1": "G: L1 of ab", "loss_g_gan": "G: adversarial", "loss_g_vgg": "G: VGG", "loss_d": "D"}
 
 
 def generated_title(name: str) -> str:
@@ -93,25 +93,29 @@ def _to_images(l: Tensor, ab: Tensor) -> list[np.ndarray]:
     return list(to_uint8(network_to_rgb(l.detach(), ab.detach())).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def save_loss_plot(log_path: Path, png_path: Path) -> None:
-    """Plot the losses and the validation scores of a training run.
-
-    Args:
-        log_path: log.jsonl, one JSON object an epoch; of an epoch that is there twice the last one counts.
-        png_path: PNG file.
-    """
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Read log.jsonl, one JSON object an epoch, in their order; of an epoch there twice the last one counts."""
     epochs: dict[int, dict[str, float]] = {}
-    for line in log_path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
             epochs[record["epoch"]] = record
         except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line that an interrupted run cut short
-    log = [epochs[epoch] for epoch in sorted(epochs)]
+    return [epochs[epoch] for epoch in sorted(epochs)]
 
+
+def save_loss_plot(log_path: Path, png_path: Path) -> None:
+    """Plot the losses and the validation scores of a training run.
+
+    Args:
+        log_path: log.jsonl, as `read_log` reads it.
+        png_path: PNG file.
+    """
+    log = read_log(log_path)
     figure = Figure(figsize=(13.5, 4), dpi=_DPI, layout="constrained")
     losses, quality, color = figure.subplots(1, 3)
-    for key, label in _LABELS.items():
+    for key, label in LOSS_LABELS.items():
         _plot(losses, log, key, label, _COLORS[key])
     losses.set_yscale("log")
     losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
