@@ -221,7 +221,8 @@ class InferConfig:
     input: tyro.conf.Positional[Path]
     """Image, folder, or text file with one path a line."""
     checkpoint: tyro.conf.Positional[Path | None] = None
-    """G_*.pt file. When none is named: the newest stage's output, or weights/G_default.pt where no stage has run."""
+    """G_*.pt file, or the .onnx file that export_lab.py made of it, which runs on the CPU. When none is named: the
+    newest stage's output, or weights/G_default.pt where no stage has run."""
     output_dir: Path = Path("outputs")
     """Folder for the colored PNG files; a folder's structure is kept."""
     img_size: int | None = None
@@ -241,6 +242,16 @@ class InferConfig:
     """cuda, mps or cpu."""
     num_workers: int = CORES
     """Threads that read and write."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a generator as ONNX and as a torch.export program."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """G_*.pt file."""
+    output_dir: Path = Path("exports")
+    """Folder for the .onnx and the .pt2 file, which are called after the checkpoint."""
 
 
 @dataclass(frozen=True)

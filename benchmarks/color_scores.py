@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calculate_metrics import grayscale, load_square, predict_at, stack
+from calculate_metrics import grayscale, predict_at, stack
 from config import MetricsConfig
 from utils import metrics
+from utils.evaluation import load_square
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab, to_uint8
 
 BINS = 32  # of a and of b, over [-100, 100]

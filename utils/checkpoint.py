@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import config
 from models_lab import GeneratorUNet, PatchDiscriminator
 from utils import run
+from utils.exported import OnnxGenerator, load_onnx
 from utils.files import open_atomically
 from utils.run import UserError
 
@@ -143,17 +144,20 @@ def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Mo
     return network, entries
 
 
-def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dict]:
-    """Build the generator of a G_*.pt file, ready for inference.
+def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet | OnnxGenerator, dict]:
+    """Build the generator of a G_*.pt file, or open an .onnx file that was exported from one, ready for inference.
 
     Returns:
         The generator on `device` in eval mode, and the file's other entries: architecture, stage, epoch, step,
-        config, metrics, vgg, commit.
+        config, metrics, vgg, commit. ONNX computes on the CPU, whatever the device of its input.
 
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    generator, info = _build(GeneratorUNet, path, "name a G_*.pt file that one of the training scripts wrote")
+    mend = "name a G_*.pt file that one of the training scripts wrote, or an .onnx file that export_lab.py wrote"
+    if path.suffix.lower() == ".onnx":
+        return load_onnx(path, mend)
+    generator, info = _build(GeneratorUNet, path, mend)
     return run.place(generator, device).eval(), info
 
 

@@ -16,6 +16,13 @@ from torch import Tensor
 
 L_CENTER = 50.0  # the networks see L / 50 - 1
 AB_SCALE = 110.0  # and ab / 110
+SCALING = {  # for those who run an exported network elsewhere
+    "color_space": "CIELAB of sRGB, D65, 2 degrees",
+    "input": "L / l_center - 1",
+    "output": "ab / ab_scale",
+    "l_center": L_CENTER,
+    "ab_scale": AB_SCALE,
+}
 _L_STORED = 255.0 / 100.0  # uint8 storage: L * 255/100 and ab + 128, OpenCV's 8-bit convention
 _AB_STORED = 128.0
 STORED_RANGES = {"L": [0, 100], "a": [-128, 127], "b": [-128, 127]}  # what the levels 0 and 255 stand for
