@@ -285,3 +285,15 @@ class MetricsConfig:
     """cuda, mps or cpu."""
     num_workers: int = CORES
     """Threads that read."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Color photographs on a web page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 7860
+    """Port to listen on."""
+    device: str = DEVICE
+    """cuda, mps or cpu."""

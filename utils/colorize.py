@@ -136,14 +136,19 @@ def colorize(generator: nn.Module, picture: Picture, img_size: int, device: torc
     return merge(picture, predict_ab(generator, [prepare(picture, img_size)], device)[0])
 
 
+def grayscale(picture: Picture) -> Picture:
+    """Give a picture without color: its L, with ab = 0, and its alpha."""
+    gray = _to_pixels(F.pad(lightness(picture.rgb), (0, 0, 0, 0, 0, 2)), picture.rgb.dtype)[:, :, 1:2]
+    return Picture(gray.repeat(3, axis=2), picture.alpha)
+
+
 def comparison(picture: Picture, colored: Picture) -> np.ndarray:
     """Put input (its L as gray) | output | truth (where the input has color) in a row, (H, W, 3) uint8, no alpha."""
     height, width = picture.rgb.shape[:2]
     scale = min(1.0, PANEL_SIDE / max(height, width))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
-    lab = F.pad(lightness(truth), (0, 0, 0, 0, 0, 2))  # ab = 0
-    gray = _to_pixels(lab, truth.dtype)[:, :, 1:2].repeat(3, axis=2)
+    gray = grayscale(Picture(truth, None)).rgb
     gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
     row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])
     return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)

@@ -32,9 +32,11 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; 
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
+_SETTINGS = {suffix: [cv2.IMWRITE_JPEG_QUALITY, 95] for suffix in (".jpg", ".jpeg")}
+_SETTINGS[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, 95]
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
-_PNG_SETTINGS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-_PNG_SETTINGS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
+_SETTINGS[".png"] = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+_SETTINGS[".png"] += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -304,6 +306,27 @@ def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
+def encode_image(suffix: str, picture: Picture) -> bytes:
+    """Encode a picture as a file of this suffix, one of IMAGE_EXTENSIONS.
+
+    JPEG and WebP are of quality 95; JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit, becomes 8
+    bit in the others.
+    """
+    rgb, alpha = picture.rgb, picture.alpha
+    suffix = suffix.lower()
+    if rgb.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
+        rgb, alpha = (plane if plane is None else np.round(plane / 257.0).astype(np.uint8) for plane in (rgb, alpha))
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
+        bgr = np.dstack([bgr, alpha])
+    return cv2.imencode(suffix, bgr, _SETTINGS.get(suffix, []))[1].tobytes()
+
+
+def write_image(path: Path, picture: Picture) -> None:
+    """Write a picture in the format of the path's suffix, whole or not at all; see `encode_image`."""
+    write_bytes(path, encode_image(path.suffix, picture))
+
+
 def write_png(path: Path, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
     """Write a PNG, whole or not at all.
 
@@ -312,10 +335,7 @@ def write_png(path: Path, rgb: np.ndarray, alpha: np.ndarray | None = None) -> N
         rgb: (H, W, 3), uint8 or uint16.
         alpha: (H, W), of the same type, or None.
     """
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    pixels = bgr if alpha is None else np.dstack([bgr, alpha])
-    encoded = cv2.imencode(".png", pixels, _PNG_SETTINGS)[1]
-    write_bytes(path, encoded.tobytes())
+    write_bytes(path, encode_image(".png", Picture(rgb, alpha)))
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
