@@ -1,0 +1,176 @@
+"""The web page, used in a real browser as people use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.images import Picture, read_picture, write_image
+from utils.sample_data import load_photo
+
+pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the test of the page needs requirements-dev.txt")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Serve the page with two checkpoints, and give its address and the folder that its files lie in."""
+    home = tmp_path_factory.mktemp("demo")
+    (home / "checkpoints_subset").mkdir()
+    (home / "tmp").mkdir()
+    shutil.copy(ROOT / "weights" / "G_default.pt", home / "checkpoints_subset" / "G_epoch_030.pt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "demo_lab.py"), "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(home / "tmp")}
+    server = subprocess.Popen(command, cwd=home, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        assert server.poll() is None, "the page ended"
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url).close()
+            break
+        time.sleep(0.2)
+    yield url, home / "tmp"
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+    assert not list((home / "tmp").glob("demo_lab_*"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, address: tuple[str, Path]) -> Iterator[sync_api.Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    page.goto(address[0])
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    yield page
+    page.close()
+
+
+def after(page: sync_api.Page) -> str:
+    """Wait for the slider's two pictures and give the address of the colored one."""
+    page.wait_for_function("document.querySelectorAll('#sides img[src*=after]').length > 0")
+    return page.get_attribute("#sides img[src*=after]", "src")
+
+
+def wait_for_another(page: sync_api.Page, earlier: str) -> str:
+    page.wait_for_function(
+        "earlier => { const now = document.querySelector('#sides img[src*=after]'); return now && now.src != earlier "
+        "&& now.getAttribute('src') != earlier }",
+        arg=earlier,
+    )
+    return after(page)
+
+
+def save(page: sync_api.Page, button: str, folder: Path) -> Path:
+    """Press a download button."""
+    page.wait_for_selector(f"{button}:not([disabled])")
+    with page.expect_download() as download:
+        page.click(button)
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) -> None:
+    photo = tmp_path / "my cup.png"
+    write_image(photo, Picture(load_photo("coffee"), None))
+    page.set_input_files("#drop input[type=file]", photo)
+    first = after(page)
+    colored = read_picture(save(page, "#download", tmp_path)).rgb
+    subprocess.run(
+        [sys.executable, ROOT / "infer_lab.py", photo, "--device", "cpu", "--output-dir", tmp_path / "outputs"],
+        cwd=tmp_path,
+        check=True,
+    )
+    np.testing.assert_array_equal(colored, read_picture(tmp_path / "outputs" / "my cup.png").rgb)
+
+    # The checkpoint: the same weights by another name, so another picture of the same pixels
+    page.get_by_label("Default", exact=True).check()
+    second = wait_for_another(page, first)
+    np.testing.assert_array_equal(read_picture(save(page, "#download", tmp_path)).rgb, colored)
+
+    # Without saturation nothing but the lightness is left
+    number = page.locator("#saturation input[type=number]")
+    number.fill("0")
+    number.press("Enter")
+    page.locator("#saturation input[type=range]").dispatch_event("pointerup")
+    wait_for_another(page, second)
+    gray = read_picture(save(page, "#download", tmp_path)).rgb.astype(int)
+    assert np.ptp(gray, axis=2).max() <= 1
+
+
+def test_slider_moves_between_the_two_pictures(page: sync_api.Page) -> None:
+    page.get_by_role("button", name="chelsea").click()
+    after(page)
+    box = page.locator("#sides img").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    shots = []
+    for share in (0.1, 0.9):
+        handle = page.locator("#sides [role=slider], #sides .handle, #sides .outer").first.bounding_box()
+        page.mouse.move(handle["x"] + handle["width"] / 2, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + share * box["width"], middle, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        pixels = cv2.imdecode(np.frombuffer(page.locator("#sides").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+        shots.append(np.ptp(pixels.astype(int), axis=2).mean())
+    assert abs(shots[0] - shots[1]) > 1, shots  # mostly the one, mostly the other
+
+
+def test_several_photographs_come_back_in_their_own_formats(
+    page: sync_api.Page, address: tuple[str, Path], tmp_path: Path
+) -> None:
+    kinds = {"a.jpg": np.uint8, "b.tif": np.uint16, "c.webp": np.uint8}
+    for name, dtype in kinds.items():
+        rgb = load_photo("chelsea")[: 100 + 10 * len(name)].astype(dtype)
+        write_image(tmp_path / name, Picture(rgb * (257 if dtype == np.uint16 else 1), None))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    page.set_input_files("#drop input[type=file]", [*(tmp_path / name for name in kinds), tmp_path / "broken.png"])
+    page.wait_for_selector("text=broken.png: not an image")
+    after(page)
+    page.click("#all")
+    archive = save(page, "#archive", tmp_path)
+    with zipfile.ZipFile(archive) as file:
+        assert sorted(file.namelist()) == sorted(kinds)
+        file.extractall(tmp_path / "back")
+    for name, dtype in kinds.items():
+        before, back = (read_picture(folder / name).rgb for folder in (tmp_path, tmp_path / "back"))
+        assert back.dtype == dtype and back.shape == before.shape
+
+    # Closing the page removes all of it
+    left = [path for path in address[1].rglob("*") if path.is_file() and re.search("chelsea|coffee|a.jpg", path.name)]
+    assert left
+    page.close()
+    for _ in range(100):
+        if not [path for path in address[1].rglob("*.jpg") if path.is_file()]:
+            break
+        time.sleep(0.3)
+    assert not [path for path in address[1].rglob("*.jpg") if path.is_file()]
