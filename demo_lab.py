@@ -58,7 +58,7 @@ class Photo:
     ab: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Colorizer:
     """The checkpoints, and what `infer_lab.py` does with one photograph.
 
