@@ -1,6 +1,7 @@
-"""Color an image or a folder at full resolution.
+"""Color an image, a folder or a video at full resolution.
 
     python infer_lab.py IMAGE_OR_FOLDER [CHECKPOINT] [--output-dir outputs] [--recursive] [--compare]
+    python infer_lab.py CLIP.mp4 [CHECKPOINT]
     torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
 Reads the images and a G_*.pt file (where none is named, the newest stage's, or weights/G_default.pt if no stage has
@@ -41,6 +42,7 @@ from utils.images import (
     write_png,
 )
 from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
+from utils.video import VIDEO_EXTENSIONS, color_video
 
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
@@ -220,7 +222,8 @@ def infer(cfg: InferConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
     device = set_up_device(cfg.device)
     torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
-    outputs = plan(cfg)
+    is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
+    outputs = {} if is_video else plan(cfg)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = load_generator(checkpoint, device)
     img_size = cfg.img_size or training_size(info)
@@ -228,6 +231,16 @@ def infer(cfg: InferConfig) -> None:
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     hold(cfg.output_dir)
     started = time.perf_counter()
+    if is_video:
+        output = cfg.output_dir / f"{cfg.input.stem}.mp4"
+        if _identity(output) and _identity(output) == _identity(cfg.input):
+            raise UserError(f"{cfg.input}: would be overwritten; name another --output-dir")
+        dtype = amp_dtype(device, cfg.amp)
+        cast_convolutions(generator, dtype)
+        if is_main():
+            frames, sound = color_video(cfg.input, output, generator, img_size, device, dtype, cfg.batch_size)
+            say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {sound}; they are in {output}")
+        return
     share = list(outputs)[rank() :: world_size()]
     shares = gather(color_images(share, outputs, generator, img_size, device, cfg))
     seconds = time.perf_counter() - started

@@ -1,0 +1,113 @@
+"""Coloring a video: what moves, what stays, and what is written."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from config import DEFAULT_CHECKPOINT
+from utils.checkpoint import load_generator, training_size
+from utils.lab import lightness, rgb_to_lab
+from utils.run import UserError
+from utils.sample_data import load_photo
+from utils.video import ChromaSmoother, color_frames, color_video, follow
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+def pan(frames: int, side: int = 160, step: int = 3) -> list[np.ndarray]:
+    """Move a window over a photograph, (side, side, 3) uint8, gray."""
+    photo = cv2.cvtColor(cv2.cvtColor(load_photo("coffee"), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return [np.ascontiguousarray(photo[60 : 60 + side, x : x + side]) for x in range(40, 40 + frames * step, step)]
+
+
+def flicker(frames: list[np.ndarray]) -> float:
+    """Give the mean absolute difference of ab between neighbors, moved onto each other by their optical flow."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    labs = [rgb_to_lab(torch.from_numpy(frame).permute(2, 0, 1) / 255).permute(1, 2, 0).numpy() for frame in frames]
+    differences = []
+    for earlier, now in itertools.pairwise(labs):
+        (moved,) = follow(flow, earlier[:, :, 0], now[:, :, 0], earlier)
+        inner = slice(12, -12)  # what came into view at the border has no earlier color
+        differences.append(np.abs(moved - now)[inner, inner, 1:].mean())
+    return float(np.mean(differences))
+
+
+def test_color_frames_halves_the_flicker_of_a_pan_and_keeps_the_lightness() -> None:
+    generator, info = load_generator(DEFAULT_CHECKPOINT, CPU)
+    clip = pan(12)
+    alone, smooth = (
+        list(color_frames(clip, generator, training_size(info), CPU, batch_size=5, memory=memory))
+        for memory in (0.0, 0.9)
+    )
+    assert flicker(smooth) <= flicker(alone) / 2
+    for before, after in zip(clip, smooth, strict=True):
+        assert (lightness(before) - lightness(after)).abs().max() < 1
+
+
+def test_color_frames_of_a_still_settles_and_does_not_depend_on_the_batches() -> None:
+    generator, info = load_generator(DEFAULT_CHECKPOINT, CPU)
+    still = pan(1) * 5
+    three, two = (list(color_frames(still, generator, training_size(info), CPU, batch_size=n)) for n in (3, 2))
+    for a, b in zip(three, two, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+    assert np.abs(three[-1].astype(int) - three[0]).max() <= 1
+
+
+def test_smoother_forgets_at_a_cut() -> None:
+    smooth = ChromaSmoother()
+    noise = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (2, 1, 64, 64)).astype(np.float32))
+    red, blue = (torch.full((2, 64, 64), value) for value in (0.5, -0.5))
+    smooth(noise[0], red)
+    torch.testing.assert_close(smooth(noise[1], blue), blue, atol=0.2, rtol=0)
+    kept = smooth(noise[1], red)
+    assert kept.mean() == pytest.approx(-0.4, abs=0.15)  # nine parts of blue, one of red
+
+
+class Halves(nn.Module):
+    """Predict red where it is bright and blue where it is dark."""
+
+    def forward(self, l: Tensor) -> Tensor:
+        return torch.cat([0.4 * l.sign(), 0 * l], dim=1)
+
+
+def write_clip(path: Path, frames: list[np.ndarray]) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def test_color_video_writes_as_many_frames_of_the_same_size_and_rate(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.avi", pan(11))
+    frames, sound = color_video(tmp_path / "clip.avi", tmp_path / "out" / "clip.mp4", Halves(), 64, CPU, None, 4)
+    assert frames == 11 and sound
+    video = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    there, frame = video.read()
+    assert there and frame.shape == (160, 160, 3) and np.ptp(frame.astype(int), axis=2).max() > 20
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+
+
+def test_color_video_refuses_what_is_no_video_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"clip.mp4: no video"):
+        color_video(tmp_path / "clip.mp4", tmp_path / "out" / "clip.mp4", Halves(), 64, CPU, None, 4)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_infer_colors_a_clip(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.avi", pan(3))
+    command = [sys.executable, ROOT / "infer_lab.py", "clip.avi", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "colored 3 frames" in done.stdout and (tmp_path / "outputs" / "clip.mp4").stat().st_size > 1000
