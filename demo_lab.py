@@ -10,6 +10,7 @@ lies in a temporary folder, a page's part of which is removed when the page is c
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from config import DemoConfig
 from models_lab import GeneratorUNet
 from utils.checkpoint import find_checkpoints, load_generator, training_size
 from utils.colorize import cast_convolutions, grayscale, merge, predict_ab, prepare
-from utils.images import IMAGE_EXTENSIONS, ImageError, Picture, encode_image, pixel_count, read_picture, write_image
+from utils.images import IMAGE_EXTENSIONS, ImageError, Picture, encode_image, read_picture, write_image
 from utils.run import UserError, amp_dtype, run_script, say, set_up_device
 from utils.sample_data import load_photo
 
@@ -104,8 +105,8 @@ class Page:
     work: Path
 
     def folder(self, request: gr.Request) -> Path:
-        """Give the folder of one open page."""
-        folder = self.work / str(request.session_hash)
+        """Give the folder of one open page; the browser chose the page's name, which may be a path to elsewhere."""
+        folder = self.work / hashlib.sha256(str(request.session_hash).encode()).hexdigest()
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -121,9 +122,7 @@ class Page:
         """
         if path.suffix.lower() not in IMAGE_EXTENSIONS:
             raise ImageError(f"give one of {', '.join(sorted(IMAGE_EXTENSIONS))}")
-        if pixel_count(path) > MAX_PIXELS:
-            raise ImageError(f"more than {MAX_PIXELS / 1e6:.0f} megapixels; infer_lab.py colors it")
-        read_picture(path)
+        read_picture(path, max_pixels=MAX_PIXELS)
         target = Path(tempfile.mkdtemp(dir=folder)) / path.name
         shutil.move(path, target)
         return Photo(target, {})

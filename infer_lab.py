@@ -5,15 +5,14 @@
     torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
 Reads the images and a G_*.pt file (where none is named, the newest stage's, or weights/G_default.pt if no stage has
-run); writes a PNG for each image, of its size, bit depth and alpha, in the input's folder structure.
-The network sees a small copy and supplies ab alone;
-the lightness is the input's own, at its own resolution (Zhang, Isola and Efros 2016, arXiv:1603.08511).
+run); writes a PNG for each image, of its size, bit depth and alpha, in the input's folder structure, or an MP4 file.
+The network sees a small copy and supplies ab alone; the lightness is the input's own, at its own resolution (Zhang,
+Isola and Efros 2016, arXiv:1603.08511).
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import threading
 import time
@@ -31,63 +30,19 @@ from models_lab import GeneratorUNet
 from utils.checkpoint import find_checkpoints, load_generator, training_size
 from utils.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
 from utils.images import (
-    IMAGE_EXTENSIONS,
     ImageError,
     Picture,
-    common_root,
-    list_images,
-    name_outputs,
     pixel_count,
     read_picture,
     write_png,
 )
+from utils.outputs import MEND, plan
 from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
 from utils.video import VIDEO_EXTENSIONS, color_video
 
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
 COMPARE = "compare"
 Loaded = tuple[Path, Picture, Tensor]  # the file, its pixels, and the L that the network sees
-
-
-def plan(cfg: InferConfig) -> dict[Path, Path]:
-    """Map each image of the input to its output, relative to the output folder.
-
-    Raises:
-        UserError: there is no image, or an output would overwrite an input.
-    """
-    source, output_dir, mend = cfg.input, cfg.output_dir.resolve(), "name another --output-dir"
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"{cfg.output_dir}: not a folder; {mend}")
-    if output_dir == source.resolve():
-        raise UserError(f"{cfg.output_dir}: the outputs would mix with the inputs; {mend}")
-    if source.is_dir():
-        images = list_images(source, cfg.recursive)
-        if output_dir.is_relative_to(source.resolve()):  # what an earlier run wrote is no input
-            images = [path for path in images if not path.parent.resolve().is_relative_to(output_dir)]
-        if not images:
-            raise UserError(f"{source}: no images there but in {cfg.output_dir}")
-    else:
-        single = source.is_file() and source.suffix.lower() in IMAGE_EXTENSIONS
-        images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in [source] * single or list_images(source)))
-    root = common_root(source, images)
-    names = name_outputs([path.relative_to(root) for path in images])
-    inputs = {identity: path for path in images if (identity := _identity(path))}
-    for folder in [output_dir, output_dir / COMPARE][: 1 + cfg.compare]:
-        for name in names:
-            if (identity := _identity(folder / name)) in inputs:
-                raise UserError(f"{inputs[identity]}: would be overwritten; {mend}")
-    if cfg.compare and any(name.parts[0].casefold() == COMPARE for name in names):
-        raise UserError(f"{root / COMPARE}: its outputs would mix with the panels; rename it or leave --compare out")
-    return dict(zip(images, names, strict=True))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Identify a file whatever it is called (links, letter case); None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _windows(images: Iterable[Path], most_images: int) -> Iterator[list[Path]]:
@@ -211,11 +166,27 @@ def color_images(
     return broken
 
 
-def infer(cfg: InferConfig) -> None:
-    """Color the images that `cfg` names.
+def color_clip(cfg: InferConfig, generator: GeneratorUNet, img_size: int, device: torch.device) -> None:
+    """Color a video.
 
     Raises:
-        UserError: the command line is wrong, or no image could be read.
+        UserError: it cannot be read, or its output not be written.
+    """
+    output = cfg.output_dir / f"{cfg.input.stem}.mp4"
+    if output.exists() and output.samefile(cfg.input):
+        raise UserError(f"{cfg.input}: would be overwritten; {MEND}")
+    started = time.perf_counter()
+    dtype = amp_dtype(device, cfg.amp)
+    cast_convolutions(generator, dtype)
+    frames, sound = color_video(cfg.input, output, generator, img_size, device, dtype, cfg.batch_size)
+    say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {sound}; they are in {output}")
+
+
+def infer(cfg: InferConfig) -> None:
+    """Color the images or the video that `cfg` names.
+
+    Raises:
+        UserError: the command line is wrong, or nothing could be read.
     """
     for name in ("img_size", "max_pixels", "batch_size", "num_workers"):
         if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
@@ -223,24 +194,18 @@ def infer(cfg: InferConfig) -> None:
     device = set_up_device(cfg.device)
     torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
     is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
-    outputs = {} if is_video else plan(cfg)
+    outputs = {} if is_video else plan(cfg.input, cfg.output_dir, cfg.recursive, COMPARE if cfg.compare else None)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = load_generator(checkpoint, device)
     img_size = cfg.img_size or training_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     hold(cfg.output_dir)
-    started = time.perf_counter()
     if is_video:
-        output = cfg.output_dir / f"{cfg.input.stem}.mp4"
-        if _identity(output) and _identity(output) == _identity(cfg.input):
-            raise UserError(f"{cfg.input}: would be overwritten; name another --output-dir")
-        dtype = amp_dtype(device, cfg.amp)
-        cast_convolutions(generator, dtype)
         if is_main():
-            frames, sound = color_video(cfg.input, output, generator, img_size, device, dtype, cfg.batch_size)
-            say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {sound}; they are in {output}")
+            color_clip(cfg, generator, img_size, device)
         return
+    started = time.perf_counter()
     share = list(outputs)[rank() :: world_size()]
     shares = gather(color_images(share, outputs, generator, img_size, device, cfg))
     seconds = time.perf_counter() - started

@@ -91,7 +91,7 @@ def train(cfg: TrainConfig) -> Path:
     position = checkpoint.resume(folder, STAGE, cfg, origin, parts)
     if position.step:
         run.say(f"goes on from {folder / 'last.pt'} at step {position.step} of {total_steps}")
-    log = RunLog(folder, position.step)
+    log = RunLog(folder, position.step, cfg)
 
     def save_last() -> None:
         averages.means(position.step)  # raises before anything is written if a loss was not finite
@@ -155,7 +155,9 @@ def train(cfg: TrainConfig) -> Path:
                 if position.epoch % cfg.sample_every == 0 or is_last:
                     with torch.inference_mode():
                         grid = fixed_l, fixed_ab, ema(fixed_l)
-                    save_sample_grid(folder / "samples" / f"epoch_{position.epoch:03d}.png", *grid)
+                    samples = folder / "samples" / f"epoch_{position.epoch:03d}.png"
+                    save_sample_grid(samples, *grid)
+                    log.grid(position.step, samples)
 
                 # Save
                 info = checkpoint.describe(STAGE, position, cfg, scores)

@@ -90,7 +90,7 @@ def train(cfg: VGGConfig) -> Path:
     position = checkpoint.resume(folder, STAGE, cfg, origin, parts)
     if position.step:
         run.say(f"goes on from {folder / 'last.pt'} at step {position.step} of {total_steps}")
-    log = RunLog(folder, position.step)
+    log = RunLog(folder, position.step, cfg)
 
     def save_last() -> None:
         averages.means(position.step)  # raises before anything is written if a loss was not finite
@@ -156,7 +156,9 @@ def train(cfg: VGGConfig) -> Path:
                 if position.epoch % cfg.sample_every == 0 or is_last:
                     with torch.inference_mode():
                         grid = fixed_l, fixed_ab, ema(fixed_l)
-                    save_sample_grid(folder / "samples" / f"epoch_{position.epoch:02d}.png", *grid)
+                    samples = folder / "samples" / f"epoch_{position.epoch:02d}.png"
+                    save_sample_grid(samples, *grid)
+                    log.grid(position.step, samples)
 
                 # Save
                 name = f"{prefix}_epoch_{position.epoch:02d}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_lab
 import train_lab_finetune
@@ -37,6 +38,10 @@ def tiny_config(folder: Path, photos: Path, **changes: object) -> TrainConfig:
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["weights"]
+
+
+def tensorboard(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -74,6 +79,13 @@ def test_stage_one_writes_what_the_next_stage_and_the_user_need(stage_one):
     expected = {"loss_d", "loss_g", "loss_g_gan", "loss_g_l1", "grad_norm_g", "grad_norm_d"}
     assert expected | {"val_psnr", "val_l1_ab", "val_colorfulness", "val_colorfulness_truth"} <= set(second)
     assert second["loss_g_l1"] < first["loss_g_l1"]
+    board = tensorboard(cfg.output_dir)
+    assert [event.value for event in board.Scalars("val_psnr")] == [
+        pytest.approx(line["val_psnr"]) for line in (first, second)
+    ]
+    assert b"| lambda_l1 | 150.0 |" in board.Tensors("config")[0].tensor_proto.string_val[0]
+    (grid,) = board.Images("samples")
+    assert grid.encoded_image_string == (cfg.output_dir / "samples" / "epoch_002.png").read_bytes()
 
 
 def test_stages_two_and_three_start_from_the_one_before(stage_one, sample_coco, tmp_path, capsys):
@@ -94,6 +106,10 @@ def test_stages_two_and_three_start_from_the_one_before(stage_one, sample_coco, 
     info = torch.load(final, weights_only=True)
     assert (info["stage"], info["vgg"]) == ("finetune_vgg", "stand-in")
     assert log_lines(tmp_path / "ft" / "vgg")[-1]["loss_g_vgg"] > 0
+    boards = [tensorboard(folder) for folder in (newest.parent, tmp_path / "ft", tmp_path / "ft" / "vgg")]
+    scalars = [set(board.Tags()["scalars"]) for board in boards]
+    assert scalars[0] == scalars[1] == scalars[2] - {"loss_g_vgg"}  # so that they lie over each other
+    assert all(board.Tags()["images"] == ["samples"] and board.Tags()["tensors"] == ["config"] for board in boards)
     assert (tmp_path / "ft" / "last.pt").exists() and (tmp_path / "ft" / "vgg" / "last.pt").exists()
 
 

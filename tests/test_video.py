@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,35 @@ def test_color_video_writes_as_many_frames_of_the_same_size_and_rate(tmp_path: P
     there, frame = video.read()
     assert there and frame.shape == (160, 160, 3) and np.ptp(frame.astype(int), axis=2).max() > 20
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: apt install ffmpeg)")
+def test_color_video_carries_the_sound_over(tmp_path: Path) -> None:
+    write_clip(tmp_path / "silent.avi", pan(10))
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-i",
+            "silent.avi",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=1",
+            "-c:v",
+            "copy",
+            "clip.mkv",
+        ],
+        cwd=tmp_path,
+        check=True,
+    )
+    for name, kinds in {"clip.mkv": ["audio", "video"], "silent.avi": ["video"]}.items():
+        output = tmp_path / "out" / "clip.mp4"
+        _, sound = color_video(tmp_path / name, output, Halves(), 64, CPU, None, 4)
+        assert sound == "with the sound it has"
+        command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type", "-of", "csv=p=0", output]
+        assert sorted(subprocess.check_output(command, text=True).split()) == kinds
 
 
 def test_color_video_refuses_what_is_no_video_and_leaves_nothing(tmp_path: Path) -> None:

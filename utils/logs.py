@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
@@ -86,20 +90,22 @@ class Averages:
 
 
 class RunLog:
-    """log.jsonl (one line an epoch) and TensorBoard scalars in a run's folder; only the main process writes.
+    """log.jsonl (one line an epoch) and TensorBoard's files in a run's folder; only the main process writes.
 
+    TensorBoard gets the configuration, the scalars and the sample grids, under the same names in every stage.
     Lines of steps that a resumed run repeats are dropped. TensorBoard's records are written at once, where an error
     can be met: its own SummaryWriter has a thread for them, which dies with a traceback when the disk is full.
 
     Args:
         folder: of the run.
         step: steps done before; 0 for a new run.
+        config: the command line.
 
     Raises:
         OSError, UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, config: object):
         self.path = folder / "log.jsonl"
         self.lines: list[str] = []
         self.board: RecordWriter | None = None
@@ -112,6 +118,12 @@ class RunLog:
             self.board = RecordWriter(self.board_path.open("wb", buffering=0))
             self._record(Event(file_version="brain.Event:2"))
             self._record(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))  # hides later steps
+            lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in vars(config).items())]
+            table = TensorProto(
+                dtype=DT_STRING, string_val=["\n".join(lines).encode()], tensor_shape=TensorShapeProto()
+            )
+            metadata = create_summary_metadata("config", "")
+            self._show(step, Summary.Value(tag="config", tensor=table, metadata=metadata))
 
     def _record(self, event: Event) -> None:
         event.wall_time = time.time()
@@ -120,11 +132,19 @@ class RunLog:
         except OSError as error:
             raise no_room(self.board_path, error) from error
 
+    def _show(self, step: int, *values: Summary.Value) -> None:
+        self._record(Event(step=step, summary=Summary(value=values)))
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars to TensorBoard."""
         if self.board:
-            entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-            self._record(Event(step=step, summary=Summary(value=entries)))
+            self._show(step, *(Summary.Value(tag=name, simple_value=value) for name, value in values.items()))
+
+    def grid(self, step: int, path: Path) -> None:
+        """Show a PNG file, the sample grid, in TensorBoard."""
+        if self.board:
+            image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=3)
+            self._show(step, Summary.Value(tag="samples", image=image))
 
     def epoch(self, epoch: int, step: int, means: Mapping[str, float], scores: Mapping[str, float]) -> None:
         """Write an epoch's line, its training means and its validation scores ("val_..."), and print it."""

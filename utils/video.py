@@ -150,7 +150,9 @@ def color_video(
                 progress.update()
         if writer is None:
             raise UserError(f"{path}: no video, or of a kind that OpenCV cannot read")
-        writer.release()
+        writer.release()  # which says nothing of a full disk
+        if cv2.VideoCapture(str(silent)).get(cv2.CAP_PROP_FRAME_COUNT) != written:
+            raise UserError(f"{silent}: cannot be written; make room, and run it again")
         sound = _carry_sound(path, silent, sounding)
         os.replace(sounding if sounding.exists() else silent, output)
     finally:
@@ -172,8 +174,10 @@ def _carry_sound(path: Path, silent: Path, sounding: Path) -> str:
     """Join the colored frames with the sound of the original, if ffmpeg is there; say what came of it."""
     if shutil.which("ffmpeg") is None:
         return "without sound: ffmpeg is not installed"
-    command = ["ffmpeg", "-v", "error", "-y", "-i", silent, "-i", path, "-map", "0:v", "-map", "1:a?", "-c:v", "copy"]
-    done = subprocess.run([*map(str, command), "-c:a", "aac", str(sounding)], capture_output=True, text=True)
+    inputs = ["-i", f"file:{silent}", "-i", f"file:{path}"]
+    streams = ["-map", "0:v", "-map", "1:a?", "-c:v", "copy", "-c:a", "aac"]
+    command = ["ffmpeg", "-v", "error", "-y", *inputs, *streams, f"file:{sounding}"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         sounding.unlink(missing_ok=True)
         return f"without sound: {' '.join(done.stderr.split())[:200]}"
