@@ -1,10 +1,10 @@
-# `make demo` and `make test` need nothing but Python 3.10 or later; PYTHON=python3.12 picks another interpreter.
+# `make demo`, `make web` and `make test` need nothing but Python 3.10 or later; PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 RUN = .venv/bin/python
 DEMO = ../.venv/bin/python ..
 TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample-every 10 --num-workers 1
 
-.PHONY: demo test clean
+.PHONY: demo web test clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -13,6 +13,10 @@ TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
 	$(RUN) -m pip install -r requirements-dev.txt
+	touch $@
+
+.venv/installed-demo: .venv/installed requirements-demo.txt
+	$(RUN) -m pip install -r requirements-demo.txt
 	touch $@
 
 # Colors photographs with the default checkpoint; then the real scripts in order, in a folder of their own. All of it
@@ -30,6 +34,9 @@ demo: .venv/installed
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare
 	cd demo && $(DEMO)/calculate_metrics.py --inception-weights download-or-stand-in --lpips-weights download-or-stand-in
 	@echo "The report is demo/evaluation/report.html, the comparison figure demo/evaluation/comparison.png."
+
+web: .venv/installed-demo
+	$(RUN) demo_lab.py
 
 test: .venv/installed-dev
 	$(RUN) -m ruff check .

@@ -92,6 +92,7 @@ def subjects(work: Path) -> list[Subject]:
     cache = ("cache_lab.py", "--images-dir", photos, "--load-size", "72", "--shard-images", "5")
     infer = ("infer_lab.py", photos, str(stage1), "--compare", "--device", "cpu")
     metrics = ("calculate_metrics.py", "--images-dir", str(coco / "test2017"), "--checkpoint", "Tiny", str(stage1))
+    metrics += ("--inception-weights", "none", "--lpips-weights", "none")
     return [
         first,
         Subject("train_lab_finetune.py", second, "--output-dir", "out"),
@@ -99,7 +100,7 @@ def subjects(work: Path) -> list[Subject]:
         Subject("filter.py", ("filter.py", "--data-root", str(coco)), "--output-dir", "out"),
         Subject("cache_lab.py", cache, "--cache-dir", "out"),
         Subject("infer_lab.py", infer, "--output-dir", "out"),
-        Subject("calculate_metrics.py", (*metrics, "--inception-weights", "none"), "--output-dir", "out"),
+        Subject("calculate_metrics.py", metrics, "--output-dir", "out"),
     ]
 
 
@@ -129,7 +130,7 @@ def check_whole(path: Path) -> None:
         rows = list(csv.reader(path.read_text().splitlines()))
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise ValueError("rows of different length")
-    elif path.suffix == ".md" and not path.read_text().endswith("\n"):
+    elif path.suffix in (".md", ".html") and not path.read_text().endswith("\n"):
         raise ValueError("cut short")
 
 

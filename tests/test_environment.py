@@ -34,7 +34,8 @@ for line in [
     f"train_lab_finetune {tiny} --images-dir {sys.argv[1]} --init-checkpoint checkpoints_subset/G_epoch_001.pt "
     "--num-workers 0",
     f"infer_lab {sys.argv[1]} --device cpu --compare",
-    f"calculate_metrics --images-dir {sys.argv[1]} --inception-weights none --img-size 64 --device cpu",
+    f"calculate_metrics --images-dir {sys.argv[1]} --inception-weights none --lpips-weights none "
+    "--img-size 64 --device cpu",
 ]:
     name, *arguments = line.split()
     code = importlib.import_module(name).main(arguments)

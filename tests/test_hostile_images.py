@@ -105,7 +105,8 @@ def test_metrics_score_the_rest_alike_and_name_the_broken(corpus, tmp_path) -> N
     tables = {}
     for which in ("readable", "all"):
         arguments = ["--images-dir", str(corpus / which), "--checkpoint", "Any", str(corpus / "G_any.pt")]
-        arguments += ["--inception-weights", "none", "--img-size", "32", "--device", "cpu", "--batch-size", "1"]
+        arguments += ["--inception-weights", "none", "--lpips-weights", "none", "--img-size", "32"]
+        arguments += ["--device", "cpu", "--batch-size", "1"]
         assert calculate_metrics.main([*arguments, "--output-dir", str(tmp_path / which)]) == 0
         with open(tmp_path / which / "evaluation_metrics.csv", newline="") as file:
             tables[which] = list(csv.reader(file))

@@ -102,24 +102,8 @@ def test_color_video_writes_as_many_frames_of_the_same_size_and_rate(tmp_path: P
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: apt install ffmpeg)")
 def test_color_video_carries_the_sound_over(tmp_path: Path) -> None:
     write_clip(tmp_path / "silent.avi", pan(10))
-    subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-i",
-            "silent.avi",
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=duration=1",
-            "-c:v",
-            "copy",
-            "clip.mkv",
-        ],
-        cwd=tmp_path,
-        check=True,
-    )
+    inputs = ["-i", "silent.avi", "-f", "lavfi", "-i", "sine=duration=1"]
+    subprocess.run(["ffmpeg", "-v", "error", *inputs, "-c:v", "copy", "clip.mkv"], cwd=tmp_path, check=True)
     for name, kinds in {"clip.mkv": ["audio", "video"], "silent.avi": ["video"]}.items():
         output = tmp_path / "out" / "clip.mp4"
         _, sound = color_video(tmp_path / name, output, Halves(), 64, CPU, None, 4)
