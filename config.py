@@ -216,15 +216,15 @@ class VGGConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class InferConfig:
-    """Color an image or a folder."""
+    """Color an image, a folder or a video."""
 
     input: tyro.conf.Positional[Path]
-    """Image, folder, or text file with one path a line."""
+    """Image, folder, text file with one path a line, or video."""
     checkpoint: tyro.conf.Positional[Path | None] = None
     """G_*.pt file, or the .onnx file that export_lab.py made of it, which runs on the CPU. When none is named: the
     newest stage's output, or weights/G_default.pt where no stage has run."""
     output_dir: Path = Path("outputs")
-    """Folder for the colored PNG files; a folder's structure is kept."""
+    """Folder for the colored PNG files, or the MP4 file; a folder's structure is kept."""
     img_size: int | None = None
     """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
     the input's own size in any case."""

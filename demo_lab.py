@@ -14,12 +14,14 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import gradio as gr
@@ -38,6 +40,8 @@ EXAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 MAX_FILE_SIZE = "64mb"
 MAX_PIXELS = 2**26  # of an upload
 MAX_WAITING = 16  # requests in the queue
+ARCHIVE = "colored.zip"
+UPLOADS, PAGES, EXAMPLES_DIR = "uploads", "pages", "examples"
 SWEEP = 600  # seconds after which an upload that no page has taken over is removed
 TITLE = "Automatic image colorization"
 EXPLANATION = (
@@ -106,16 +110,16 @@ class Page:
 
     def folder(self, request: gr.Request) -> Path:
         """Give the folder of one open page; the browser chose the page's name, which may be a path to elsewhere."""
-        folder = self.work / hashlib.sha256(str(request.session_hash).encode()).hexdigest()
-        folder.mkdir(exist_ok=True)
+        folder = self.work / PAGES / hashlib.sha256(str(request.session_hash).encode()).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def close(self, request: gr.Request) -> None:
         """Remove what a closed page has left."""
-        shutil.rmtree(self.folder(request))
+        shutil.rmtree(self.folder(request), ignore_errors=True)
 
     def take(self, path: Path, folder: Path) -> Photo:
-        """Move an upload into its page's folder.
+        """Put an upload, or an example, into its page's folder.
 
         Raises:
             ImageError: it is no image, or too large.
@@ -124,15 +128,21 @@ class Page:
             raise ImageError(f"give one of {', '.join(sorted(IMAGE_EXTENSIONS))}")
         read_picture(path, max_pixels=MAX_PIXELS)
         target = Path(tempfile.mkdtemp(dir=folder)) / path.name
-        shutil.move(path, target)
+        shutil.copyfile(path, target)
+        if path.is_relative_to(self.work / UPLOADS):
+            path.unlink()
         return Photo(target, {})
 
     def show(self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float) -> list:
-        """Color the chosen photograph: the two sides of the slider, and the file to download."""
+        """Color the chosen photograph: the two sides of the slider, the file to download, and no archive any more."""
+        no_archive = gr.update(value=None, visible=False)
         if chosen is None:
-            return [None, gr.update(value=None, interactive=False)]
+            return [None, gr.update(value=None, interactive=False), no_archive]
         photo = photos[chosen]
-        gray, colored = self.colorizer.color(photo, name, saturation)
+        try:
+            gray, colored = self.colorizer.color(photo, name, saturation)
+        except ImageError as error:  # the page was asleep, and its folder removed
+            raise gr.Error(f"{chosen}: {error}; give it again") from None
         results = Path(tempfile.mkdtemp(dir=photo.path.parent))  # under a new name: browsers keep what they have seen
         sides = [results / "before.png", results / "after.png"]
         for path, side in zip(sides, (gray, colored), strict=True):
@@ -142,7 +152,7 @@ class Page:
         for old in photo.path.parent.iterdir():
             if old not in (photo.path, results):
                 shutil.rmtree(old)
-        return [tuple(map(str, sides)), gr.update(value=str(download), interactive=True)]
+        return [tuple(map(str, sides)), gr.update(value=str(download), interactive=True), no_archive]
 
     def add(
         self,
@@ -163,8 +173,8 @@ class Page:
             except ImageError as error:
                 gr.Warning(f"{path.name}: {error}", title="Left out")
                 continue
-            same = sum(other.path.name == path.name for other in photos.values())
-            label = f"{path.stem} ({same + 1}){path.suffix}" if same else path.name
+            labels = chain([path.name], (f"{path.stem} ({number}){path.suffix}" for number in count(2)))
+            label = next(label for label in labels if label not in photos)
             photos[label] = photo
             taken.append(label)
         chosen = taken[0] if taken else chosen
@@ -182,9 +192,7 @@ class Page:
         request: gr.Request,
     ) -> list:
         """Treat an example as if it had been dropped."""
-        copy = Path(tempfile.mkdtemp(dir=self.folder(request))) / f"{example}.png"
-        shutil.copy(self.work / "examples" / copy.name, copy)
-        return self.add([str(copy)], photos, chosen, name, saturation, request)
+        return self.add([str(self.work / EXAMPLES_DIR / f"{example}.png")], photos, chosen, name, saturation, request)
 
     def pack(
         self,
@@ -195,10 +203,16 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by this default
     ) -> dict:
         """Color all photographs of a page into one archive."""
-        archive = Path(tempfile.mkdtemp(dir=self.folder(request))) / "colored.zip"
+        folder = self.folder(request)
+        for old in folder.glob(f"*/{ARCHIVE}"):
+            shutil.rmtree(old.parent)
+        archive = Path(tempfile.mkdtemp(dir=folder)) / ARCHIVE
         with zipfile.ZipFile(archive, "w") as file:
             for label, photo in progress.tqdm(list(photos.items()), desc="coloring", unit="photographs"):
-                _, colored = self.colorizer.color(photo, name, saturation)
+                try:
+                    _, colored = self.colorizer.color(photo, name, saturation)
+                except ImageError as error:
+                    raise gr.Error(f"{label}: {error}; give it again") from None
                 file.writestr(label, encode_image(photo.path.suffix, colored))
         return gr.update(value=str(archive), visible=True)
 
@@ -223,7 +237,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Row():
                     examples = {
                         name: gr.Button(
-                            name, size="sm", min_width=80, icon=str(page.work / "examples" / f"{name}.png")
+                            name, size="sm", min_width=80, icon=str(page.work / EXAMPLES_DIR / f"{name}.png")
                         )
                         for name in EXAMPLES
                     }
@@ -239,18 +253,20 @@ def build(page: Page) -> gr.Blocks:
                 download = gr.DownloadButton("Download", interactive=False, variant="primary", elem_id="download")
                 everything = gr.Button("Color all of them", visible=False, elem_id="all")
                 archive = gr.DownloadButton("Download all", visible=False, elem_id="archive")
-        shown = [sides, download]
+        shown = [sides, download, archive]
         settings = [checkpoint, saturation]
         added = [drop, photos, choice, everything, *shown]
-        drop.upload(page.add, [drop, photos, choice, *settings], added, show_progress_on=sides)
+        one_at_a_time = {"concurrency_id": "page", "concurrency_limit": 1}
+        drop.upload(page.add, [drop, photos, choice, *settings], added, show_progress_on=sides, **one_at_a_time)
         for name, button in examples.items():
             inputs = [gr.State(name), photos, choice, *settings]
-            button.click(page.add_example, inputs, added, show_progress_on=sides)
+            button.click(page.add_example, inputs, added, show_progress_on=sides, **one_at_a_time)
         for event in (choice.input, checkpoint.input, saturation.release):
-            event(page.show, [photos, choice, *settings], shown, show_progress_on=sides, trigger_mode="always_last")
-        everything.click(page.pack, [photos, *settings], archive)
+            inputs = [photos, choice, *settings]
+            event(page.show, inputs, shown, show_progress_on=sides, trigger_mode="always_last", **one_at_a_time)
+        everything.click(page.pack, [photos, *settings], archive, **one_at_a_time)
         blocks.unload(page.close)
-    return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    return blocks.queue(max_size=MAX_WAITING)
 
 
 def demo(cfg: DemoConfig) -> None:
@@ -262,28 +278,33 @@ def demo(cfg: DemoConfig) -> None:
     checkpoints = find_checkpoints()
     if not checkpoints:
         raise UserError("no checkpoint: run python train_lab.py first")
+    family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
+    try:
+        socket.create_server((cfg.host, cfg.port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {cfg.host} --port {cfg.port}: {error}; choose others") from None
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="demo_lab_") as folder:
         work = Path(folder).resolve()
         for name in EXAMPLES:
-            write_image(work / "examples" / f"{name}.png", grayscale(Picture(load_photo(name), None)))
-        os.environ["GRADIO_TEMP_DIR"] = str(work / "uploads")
-        gr.set_static_paths([work])  # served from where they lie: Gradio would keep copies
+            write_image(work / EXAMPLES_DIR / f"{name}.png", grayscale(Picture(load_photo(name), None)))
+        (work / PAGES).mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(work / UPLOADS)
+        os.environ["GRADIO_RUN_HISTORY"] = "False"
+        # Served from where they lie: Gradio would keep copies. Uploads are not: an HTML file among them would open.
+        gr.set_static_paths([work / EXAMPLES_DIR, work / PAGES])
         page = build(Page(Colorizer(checkpoints, set_up_device(cfg.device)), work))
-        try:
-            page.launch(
-                server_name=cfg.host,
-                server_port=cfg.port,
-                max_file_size=MAX_FILE_SIZE,
-                prevent_thread_lock=True,
-                quiet=True,
-                footer_links=[],
-                theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            )
-        except OSError as error:
-            raise UserError(f"--host {cfg.host} --port {cfg.port}: {error}") from None
+        page.launch(
+            server_name=cfg.host,
+            server_port=cfg.port,
+            max_file_size=MAX_FILE_SIZE,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )
         say(f"the page is at http://{cfg.host}:{cfg.port}; Ctrl-C ends it")
         stop.wait()
         page.close()

@@ -22,7 +22,7 @@ from models_lab import GeneratorUNet
 from utils.checkpoint import load_generator
 from utils.exported import INPUT, KEY, OUTPUT, OnnxGenerator, describe
 from utils.files import write_bytes
-from utils.run import UserError, run_script, say
+from utils.run import UserError, hold, run_script, say
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of ab in [-1, 1]
@@ -79,6 +79,7 @@ def export_checkpoint(cfg: ExportConfig) -> None:
             importlib.import_module(library)
         except ImportError:
             raise UserError(f"{library} is missing; pip install -r requirements-export.txt") from None
+    hold(cfg.output_dir)
     generator = generator.to(memory_format=torch.contiguous_format)
     onnx, pt2 = export(generator, describe(info))
     read = {".onnx": OnnxGenerator(onnx), ".pt2": torch.export.load(io.BytesIO(pt2)).module()}

@@ -22,11 +22,10 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import DEFAULT_CHECKPOINT, FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
-from models_lab import GeneratorUNet
 from utils.checkpoint import find_checkpoints, load_generator, training_size
 from utils.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
 from utils.images import (
@@ -74,7 +73,7 @@ def find_checkpoint() -> Path:
 def color_images(
     images: Sequence[Path],
     outputs: dict[Path, Path],
-    generator: GeneratorUNet,
+    generator: nn.Module,
     img_size: int,
     device: torch.device,
     cfg: InferConfig,
@@ -166,20 +165,27 @@ def color_images(
     return broken
 
 
-def color_clip(cfg: InferConfig, generator: GeneratorUNet, img_size: int, device: torch.device) -> None:
+def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: torch.device) -> None:
     """Color a video.
 
     Raises:
         UserError: it cannot be read, or its output not be written.
     """
+    for flag, given in {"--compare": cfg.compare, "--recursive": cfg.recursive}.items():
+        if given:
+            raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
     if output.exists() and output.samefile(cfg.input):
         raise UserError(f"{cfg.input}: would be overwritten; {MEND}")
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
-    frames, sound = color_video(cfg.input, output, generator, img_size, device, dtype, cfg.batch_size)
-    say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {sound}; they are in {output}")
+    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels
+    try:
+        frames, remark = color_video(cfg.input, output, generator, img_size, device, dtype, *limits)
+    except torch.OutOfMemoryError:
+        raise UserError(f"{device}: out of memory; give a smaller --batch-size or --img-size") from None
+    say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {remark}; they are in {output}")
 
 
 def infer(cfg: InferConfig) -> None:

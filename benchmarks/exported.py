@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -51,8 +52,6 @@ def milliseconds(generator: nn.Module, dtype: torch.dtype | None, shape: tuple[i
 
 def benchmark(cfg: ExportedConfig) -> None:
     """Export, time each side, and print the medians with the conditions."""
-    import onnxruntime
-
     generator, _ = load_generator(cfg.checkpoint, CPU)
     with tempfile.TemporaryDirectory() as work:
         run_python("export_lab.py", cfg.checkpoint.resolve(), "--output-dir", work)
@@ -69,7 +68,7 @@ def benchmark(cfg: ExportedConfig) -> None:
         print(f"| {shape[0]} of {shape[2]} x {shape[3]} | {' | '.join(f'{ms:.1f} ms/image' for ms in medians)} |")
     print(f"{cfg.checkpoint.name}, {machine_name(CPU)}, {torch.get_num_threads()} threads, {cfg.turns} turns")
     print(f"commit {run.git_commit()}")
-    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
+    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, onnxruntime {version('onnxruntime')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
-"""The web page, used in a real browser as people use it."""
+"""The web page: its handlers, its server, and the whole of it in a real browser, used as people use it."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -15,19 +16,59 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import httpx
 import numpy as np
 import pytest
+import torch
 
+from config import DEFAULT_CHECKPOINT
 from utils.images import Picture, read_picture, write_image
 from utils.sample_data import load_photo
 
-pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
+gradio = pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the test of the page needs requirements-dev.txt")
+demo_lab = importlib.import_module("demo_lab")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> demo_lab.Page:
+    colorizer = demo_lab.Colorizer({"Default": DEFAULT_CHECKPOINT}, torch.device("cpu"))
+    (tmp_path / "work" / "pages").mkdir(parents=True)
+    return demo_lab.Page(colorizer, tmp_path / "work")
+
+
+def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers: demo_lab.Page) -> None:
+    stranger = SimpleNamespace(session_hash="../../elsewhere")
+    folder = handlers.folder(stranger)
+    assert folder.parent == handlers.work / "pages" and folder.is_dir()
+    handlers.close(stranger)
+    assert not folder.exists() and (handlers.work / "pages").exists()
+
+
+def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(handlers: demo_lab.Page) -> None:
+    paths = [
+        handlers.work / "uploads" / name for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
+    ]
+    for number, path in enumerate(paths[:3]):
+        write_image(path, Picture(np.full((40 + number, 50, 3), 90, np.uint8), None))
+    for path in paths[3:]:
+        path.parent.mkdir()
+        path.write_bytes(b"no image")
+    example = handlers.work / "examples" / "a.png"
+    write_image(example, Picture(np.full((70, 50, 3), 90, np.uint8), None))
+    someone = SimpleNamespace(session_hash="someone")
+    _, photos, choice, *_ = handlers.add([*map(str, paths), str(example)], {}, None, "Default", 1.0, someone)
+    heights = {label: read_picture(photo.path).rgb.shape[0] for label, photo in photos.items()}
+    assert heights == {"a (2).png": 40, "a.png": 41, "a (3).png": 42, "a (4).png": 70}
+    assert choice["value"] == "a (2).png" and example.exists() and not any(path.exists() for path in paths[:3])
+    handlers.close(someone)
+    with pytest.raises(gradio.Error, match=r"a.png: No such file"):
+        handlers.show(photos, "a.png", "Default", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +85,41 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     environment = {**os.environ, "TMPDIR": str(home / "tmp")}
     server = subprocess.Popen(command, cwd=home, env=environment)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        assert server.poll() is None, "the page ended"
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(url).close()
-            break
-        time.sleep(0.2)
-    yield url, home / "tmp"
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
-    assert not list((home / "tmp").glob("demo_lab_*"))
+    try:
+        for _ in range(600):
+            assert server.poll() is None, "the page ended"
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url).close()
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail("the page does not answer")
+        yield url, home / "tmp"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert not list((home / "tmp").glob("demo_lab_*"))
+    finally:
+        server.kill()
+
+
+def test_server_never_shows_what_was_uploaded(address: tuple[str, Path]) -> None:
+    url = f"{address[0]}/gradio_api"
+    (path,) = httpx.post(f"{url}/upload", files={"files": ("page.html", b"<script>alert(1)</script>")}).json()
+    answer = httpx.get(f"{url}/file={path}")
+    assert answer.status_code == 403 or answer.headers["content-disposition"].startswith("attachment")
+
+
+def test_demo_refuses_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert demo_lab.main(["--port", str(taken.getsockname()[1])]) == 2
+    assert demo_lab.main(["--port", "70000"]) == 2
+    assert capsys.readouterr().err.count("choose others") == 2
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[sync_api.Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox"])
         yield chromium

@@ -138,7 +138,7 @@ def colorize(generator: nn.Module, picture: Picture, img_size: int, device: torc
 
 def grayscale(picture: Picture) -> Picture:
     """Give a picture without color: its L, with ab = 0, and its alpha."""
-    gray = _to_pixels(F.pad(lightness(picture.rgb), (0, 0, 0, 0, 0, 2)), picture.rgb.dtype)[:, :, 1:2]
+    gray = merge(picture, torch.zeros(2, 1, 1)).rgb[:, :, 1:2]
     return Picture(gray.repeat(3, axis=2), picture.alpha)
 
 

@@ -138,13 +138,14 @@ def _lines(table: Sequence[Mapping[str, object]], rows: Sequence[Row]) -> list[d
         ]
         lines.append({"name": row.name, "color": _color(rows, row), "reference": row in rows[-2:], "cells": cells})
     models = lines[:-2]
+    comparable = len(models) > 1 and len({line["Images"] for line in table[:-2]}) == 1
     for number, title in enumerate([title for title in table[0] if title != "Model"]):
         costs = [_cost(title, line) for line in table[:-2]]
         costs = [cost for cost in costs if not math.isnan(cost)]
         best = min(costs, default=math.nan)
         marked = {models[i]["cells"][number]["text"] for i in range(len(models)) if _cost(title, table[i]) == best}
         for line in models:
-            line["cells"][number]["best"] = len(models) > 1 and line["cells"][number]["text"] in marked
+            line["cells"][number]["best"] = comparable and line["cells"][number]["text"] in marked
     return lines
 
 

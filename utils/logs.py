@@ -119,9 +119,8 @@ class RunLog:
             self._record(Event(file_version="brain.Event:2"))
             self._record(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))  # hides later steps
             lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in vars(config).items())]
-            table = TensorProto(
-                dtype=DT_STRING, string_val=["\n".join(lines).encode()], tensor_shape=TensorShapeProto()
-            )
+            text = "\n".join(lines).encode("utf-8", "backslashreplace")
+            table = TensorProto(dtype=DT_STRING, string_val=[text], tensor_shape=TensorShapeProto())
             metadata = create_summary_metadata("config", "")
             self._show(step, Summary.Value(tag="config", tensor=table, metadata=metadata))
 

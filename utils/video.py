@@ -3,7 +3,7 @@
 The network guesses each frame anew, and its guesses flicker. Here each frame's ab is mixed with that of the frame
 before, moved to where its pixels went (Lei and Chen 2019, arXiv:1908.01311, name the problem; optical flow by Kroeger
 et al. 2016, arXiv:1603.03590, in OpenCV). Where the moved frame does not look like this one, the new guess counts
-alone. The lightness of every frame stays its own.
+alone. The lightness of every frame stays its own, but for what the codec loses.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.colorize import merge, predict_ab, prepare
-from utils.images import Picture
+from utils.images import MAX_PIXELS, Picture
 from utils.lab import denormalize_l
 from utils.run import UserError
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v"})
 MEMORY = 0.9  # share of the frame before in a place that looks the same
 SAME_L = 6.0  # L: by a difference of this much the share has fallen to a third
+TOLERANCE = 0.05  # the number of frames that a file names may be an estimate
 CUT = 0.35  # a frame whose mean share of MEMORY is below this begins a new scene
 
 
@@ -89,6 +90,7 @@ def color_frames(
     device: torch.device,
     dtype: torch.dtype | None = None,
     batch_size: int = 8,
+    num_workers: int = 2,
     memory: float = MEMORY,
 ) -> Iterator[np.ndarray]:
     """Color frames (H, W, 3), uint8 RGB, of one size, in order; one batch of them is in memory.
@@ -100,10 +102,11 @@ def color_frames(
         device: of the generator.
         dtype: of mixed precision, or None.
         batch_size: frames that go through the network together.
+        num_workers: threads that prepare and merge.
         memory: see ChromaSmoother.
     """
     smooth, frames = ChromaSmoother(memory), iter(frames)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while pictures := [Picture(frame, None) for frame in islice(frames, batch_size)]:
             planes = list(pool.map(lambda picture: prepare(picture, img_size), pictures))
             colors = map(smooth, planes, predict_ab(generator, planes, device, dtype))
@@ -116,35 +119,43 @@ def color_video(
     generator: nn.Module,
     img_size: int,
     device: torch.device,
-    dtype: torch.dtype | None,
-    batch_size: int,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 8,
+    num_workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[int, str]:
     """Color a video file into an MP4 file, whole or not at all.
 
     Args:
         path: what OpenCV reads.
         output: .mp4 file; its folder is made.
-        generator, img_size, device, dtype, batch_size: see `color_frames`.
+        generator, img_size, device, dtype, batch_size, num_workers: see `color_frames`.
+        max_pixels: larger frames are refused.
 
     Returns:
-        How many frames it has, and what became of its sound.
+        How many frames it has, and what is to be said of them and of the sound.
 
     Raises:
         UserError: the video cannot be read, or not be written.
     """
+    try:
+        f"{path}{output}".encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: OpenCV opens no name that is not UTF-8; rename it") from None
     video = cv2.VideoCapture(str(path))
     rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    output.parent.mkdir(parents=True, exist_ok=True)
     silent, sounding = (output.with_name(f"{output.stem}.{kind}.tmp.mp4") for kind in ("silent", "sounding"))
     written, writer = 0, None
     try:
         with contextlib.closing(tqdm(total=max(count, 0) or None, unit="frame")) as progress:
-            for frame in color_frames(_read(video), generator, img_size, device, dtype, batch_size):
+            frames = _read(video, path, max_pixels)
+            for frame in color_frames(frames, generator, img_size, device, dtype, batch_size, num_workers):
                 if writer is None:
+                    output.parent.mkdir(parents=True, exist_ok=True)
                     size = frame.shape[1], frame.shape[0]
                     writer = cv2.VideoWriter(str(silent), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                     if not writer.isOpened():
-                        raise UserError(f"{silent}: OpenCV cannot write it")
+                        raise UserError(f"{silent}: cannot be written; name another --output-dir")
                 writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
                 written += 1
                 progress.update()
@@ -154,31 +165,44 @@ def color_video(
         if cv2.VideoCapture(str(silent)).get(cv2.CAP_PROP_FRAME_COUNT) != written:
             raise UserError(f"{silent}: cannot be written; make room, and run it again")
         sound = _carry_sound(path, silent, sounding)
-        os.replace(sounding if sounding.exists() else silent, output)
+        result = sounding if sounding.exists() else silent
+        with open(result, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(result, output)
     finally:
         video.release()
+        if writer:
+            writer.release()
         for temporary in (silent, sounding):
             temporary.unlink(missing_ok=True)
-    return written, sound
+    few = written < (1 - TOLERANCE) * count
+    return written, f"{count - written} more cannot be read, {sound}" if few else sound
 
 
-def _read(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def _read(video: cv2.VideoCapture, path: Path, max_pixels: int) -> Iterator[np.ndarray]:
+    """Read frames as RGB; an odd side, which the codec cannot hold, grows by a pixel."""
+    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > max_pixels:
+        raise UserError(f"{path}: {width}x{height}: more than {max_pixels} pixels; --max-pixels raises the limit")
     while True:
         there, frame = video.read()
         if not there:
             return
+        odd = [side % 2 for side in frame.shape[:2]]
+        frame = cv2.copyMakeBorder(frame, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE) if any(odd) else frame
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def _carry_sound(path: Path, silent: Path, sounding: Path) -> str:
     """Join the colored frames with the sound of the original, if ffmpeg is there; say what came of it."""
+    sounding.unlink(missing_ok=True)  # of a run that was killed
     if shutil.which("ffmpeg") is None:
         return "without sound: ffmpeg is not installed"
     inputs = ["-i", f"file:{silent}", "-i", f"file:{path}"]
     streams = ["-map", "0:v", "-map", "1:a?", "-c:v", "copy", "-c:a", "aac"]
     command = ["ffmpeg", "-v", "error", "-y", *inputs, *streams, f"file:{sounding}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
         sounding.unlink(missing_ok=True)
         return f"without sound: {' '.join(done.stderr.split())[:200]}"
-    return "with the sound it has"
+    return "with its sound, if it has any"
