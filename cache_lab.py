@@ -67,16 +67,16 @@ def is_whole(folder: Path, request: dict, overwrite: bool) -> bool:
     Raises:
         UserError: it holds a cache for another request that may not be replaced, or something else.
     """
-    if not folder.exists() or (overwrite and (folder / "request.json").exists()):
+    if not folder.exists():
         return False
     mend = f"delete {folder} if it is not needed"
     earlier = read_json(folder / "request.json", mend) if (folder / "request.json").exists() else None
     if earlier is None and any(folder.iterdir()):
         raise UserError(f"{folder}: holds something that cache_lab.py did not write; choose another --cache-dir")
-    if earlier not in (None, request):
+    if earlier not in (None, request) and not overwrite:
         changed = ", ".join(name for name in request if earlier.get(name) != request[name])
         raise UserError(f"{folder}: holds a cache for another request ({changed}); --overwrite replaces it")
-    return (folder / "index.json").exists()
+    return not overwrite and (folder / "index.json").exists()
 
 
 def cache(cfg: CacheConfig) -> Path:
@@ -109,8 +109,8 @@ def cache(cfg: CacheConfig) -> Path:
         return folder
     run.barrier()  # every process has looked before one of them writes
     if run.is_main():
-        if cfg.overwrite and folder.exists():
-            shutil.rmtree(folder)
+        if cfg.overwrite:
+            remove_cache(folder, request)
         write_json(folder / "request.json", request)
     run.barrier()
 
@@ -125,6 +125,16 @@ def cache(cfg: CacheConfig) -> Path:
         write_index(folder, request, [read_json(record, "rerun with --overwrite") for record in records])
         remove_records(folder)
     return folder
+
+
+def remove_cache(folder: Path, request: dict) -> None:
+    """Remove a whole cache, or the beginnings of another one; what a killed run of this request made is kept."""
+    unfinished = folder / "request.json"
+    whole = (folder / "index.json").exists()
+    if not whole and unfinished.exists() and read_json(unfinished, "rerun with --overwrite") == request:
+        return
+    for path in [folder / "index.json", *folder.glob("shard_*"), unfinished]:  # the last one says whose folder it is
+        path.unlink(missing_ok=True)
 
 
 def remove_records(folder: Path) -> None:

@@ -106,7 +106,10 @@ class LabCacheDataset(LabDataset):
         if shard not in self.shards:
             mapped = np.memmap(self.folder / f"shard_{shard:05d}.bin", np.uint8, mode="r")
             self.shards[shard] = mapped.view(np.ndarray)  # slicing a memmap itself costs ten times as much
-        return self.shards[shard][offset : offset + 3 * height * width].reshape(3, height, width).transpose(1, 2, 0)
+        stored = self.shards[shard][offset : offset + 3 * height * width]
+        if stored.size < 3 * height * width:
+            raise UserError(f"{self.folder}: was replaced while it was read; run the same command again")
+        return stored.reshape(3, height, width).transpose(1, 2, 0)
 
     def to_planes(self, crop: np.ndarray) -> Sequence[np.ndarray]:
         """Give the planes of a part of an image, as they are stored."""

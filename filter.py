@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import FILTER_REPORT, FilterConfig
-from utils.files import read_json, write_json
+from utils.files import no_room, read_json, write_json
 from utils.images import FIRST, ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
 from utils.run import UserError, hold, run_script, say
@@ -166,9 +166,15 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
 def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
     """Replace `output_dir` by hard links (copies where linking fails) of the kept images and the report.
 
-    The folder is built beside its place and takes it by renaming, so an interrupted run leaves the old one.
+    The folder is built beside its place and takes it by renaming, so an interrupted run leaves the old one, if not in
+    its place then for the next run to put it there. Images that have vanished since they were judged are left out.
+
+    Raises:
+        UserError: there is no room.
     """
     fresh, stale = (output_dir.with_name(output_dir.name + suffix) for suffix in (".new.tmp", ".old.tmp"))
+    if stale.exists() and not output_dir.exists():
+        stale.rename(output_dir)
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -177,7 +183,13 @@ def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) 
             try:
                 os.link(path.resolve(), fresh / path.name)
             except OSError:
-                shutil.copy2(path, fresh / path.name)
+                if not path.exists():
+                    say(f"skipped {path}: it has vanished")
+                    continue
+                try:
+                    shutil.copy2(path, fresh / path.name)
+                except OSError as error:  # which names the source, whatever it was
+                    raise no_room(fresh / path.name, error) from error
         write_json(fresh / FILTER_REPORT, report)
         if output_dir.exists():
             output_dir.rename(stale)

@@ -89,7 +89,7 @@ def color_images(
         cfg: the command line.
 
     Returns:
-        What could not be read, and why.
+        What could not be read or written, and why.
     """
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
@@ -127,8 +127,11 @@ def color_images(
     def write(loaded: Loaded, ab: Tensor) -> None:
         path, picture, _ = loaded
         colored = merge(picture, ab)
-        write_png(cfg.output_dir / outputs[path], colored.rgb, colored.alpha)
-        if cfg.compare:
+        try:
+            write_png(cfg.output_dir / outputs[path], colored.rgb, colored.alpha)
+        except ImageError as error:
+            broken[path] = error
+        if cfg.compare and path not in broken:
             write_png(cfg.output_dir / COMPARE / outputs[path], comparison(picture, colored))
         with lock:
             progress.update()

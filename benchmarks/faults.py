@@ -11,6 +11,7 @@ The scripts are forked from this process, which has imported everything, so that
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import importlib
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,14 +135,24 @@ def check_whole(path: Path) -> None:
         raise ValueError("cut short")
 
 
+def tensors_in(value: object) -> Iterator[bytes]:
+    """Give everything in nested dicts and lists as bytes, in their order."""
+    if isinstance(value, torch.Tensor):
+        yield value.contiguous().numpy().tobytes()
+    elif isinstance(value, dict):
+        yield from (part for key, entry in value.items() for part in (repr(key).encode(), *tensors_in(entry)))
+    elif isinstance(value, list | tuple):
+        yield from (part for entry in value for part in tensors_in(entry))
+    else:
+        yield repr(value).encode()
+
+
 def fingerprint(path: Path) -> str:
     """Identify what a file says, less what differs from run to run: file names and times."""
     if path.suffix == ".pt":
         entries = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = entries.get("weights") or entries["parts"]["generator"]
-        return hashlib.sha256(
-            b"".join(value.contiguous().numpy().tobytes() for value in tensors.values())
-        ).hexdigest()
+        tensors = tensors_in(entries.get("weights") or [entries["parts"], entries["random"], entries["position"]])
+        return hashlib.sha256(b"".join(tensors)).hexdigest()
     data = path.read_bytes()
     return hashlib.sha256(data.replace(str(path.parent).encode(), b"")).hexdigest()
 
@@ -170,7 +181,9 @@ def run_script(command: list[str], log: Path, kill_after: float | None = None) -
     process.start()
     process.join(kill_after)
     if process.is_alive():
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # before it has become the leader of its group
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     return process.exitcode
 

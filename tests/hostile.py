@@ -58,7 +58,7 @@ def whole_images() -> dict[str, bytes]:
         "-dash.jpg": encode(photo, "JPEG"),
         "новый 写真 é.jpg": encode(photo, "JPEG"),
         "line\nbreak.jpg": encode(photo, "JPEG"),
-        "x" * 200 + ".jpg": encode(photo, "JPEG"),
+        "x" * 251 + ".jpg": encode(photo, "JPEG"),
         "pixel.png": encode(photo.resize((1, 1)), "PNG"),
         "column.png": encode(photo.resize((1, 7)), "PNG"),
     }
@@ -76,6 +76,7 @@ def hopeless_images() -> dict[str, bytes]:
         "empty.jpg": b"",
         "zeros.png": bytes(5000),
         "text.jpg": b"<html><body>404 Not Found</body></html>",
+        "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n%%EOF\n",
         "signature.png": b"\x89PNG\r\n\x1a\n",
         "start.jpg": b"\xff\xd8\xff",
         "bomb.png": bytes(bomb),

@@ -1,5 +1,7 @@
+import math
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,54 @@ def test_load_generator_refuses_what_is_not_a_generator(tmp_path):
     torch.save(entries, tmp_path / "missing.pt")
     with pytest.raises(UserError, match=r"do not fit.*head\.conv\.weight"):
         checkpoint.load_generator(tmp_path / "missing.pt", CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {"img_size": math.inf}},
+        {"config": {"img_size": 0}},
+        {"config": {"img_size": 10**9}},
+        {"config": None},
+        {"epoch": "/../../../elsewhere"},
+        {"stage": 3},
+        {"step": None},
+        {"architecture": {"width": 16, "depth": 3, "norm": "none", "upsample": "pixelshuffle"}},
+        {"architecture": {"width": 16, "depth": math.inf, "norm": "batch", "upsample": "pixelshuffle"}},
+    ],
+    ids=repr,
+)
+def test_load_generator_refuses_entries_that_make_no_sense(tmp_path, change):
+    path = save_pair(tmp_path)
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(UserError, match=r"G_epoch_001.pt: its entries do not fit"):
+        checkpoint.load_generator(path, CPU)
+
+
+def test_load_generator_refuses_weights_that_are_not_finite(tmp_path):
+    path = save_pair(tmp_path)
+    entries = torch.load(path, weights_only=True)
+    entries["weights"]["head.conv.weight"][0, 0, 0, 0] = math.nan
+    torch.save(entries, path)
+    with pytest.raises(UserError, match="not finite"):
+        checkpoint.load_generator(path, CPU)
+
+
+def test_load_generator_refuses_what_grows_when_it_is_unpacked(tmp_path):
+    path, packed = save_pair(tmp_path), tmp_path / "packed.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for part in source.infolist():
+            target.writestr(part.filename, bytes(part.file_size))
+    with pytest.raises(UserError, match=r"packed.pt: not a readable checkpoint"):
+        checkpoint.load_generator(packed, CPU)
+
+
+def test_save_last_refuses_weights_that_are_not_finite(tmp_path):
+    generator = GeneratorUNet(16, 3)
+    generator.head.conv.weight.data[0] = math.inf
+    with pytest.raises(UserError, match="generator: weights not finite after step 7"):
+        checkpoint.save_last(tmp_path, "subset", TrainConfig(), "", Position(step=7), {"generator": generator})
+    assert not list(tmp_path.iterdir())
 
 
 class Explosion:

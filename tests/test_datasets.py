@@ -191,6 +191,23 @@ def test_cache_refuses_another_request_and_replaces_it_when_told(photos, tmp_pat
     assert "gray.bmp" not in (folder / "index.json").read_text()
 
 
+def test_cache_replaced_goes_on_after_a_kill(photos, tmp_path):
+    expected = make_cache(photos, tmp_path / "expected", load_size=40, shard_images=2)
+    folder = make_cache(photos, tmp_path / "cache", shard_images=2)
+    (folder / "index.json").unlink()  # killed while the old one was removed
+    make_cache(photos, tmp_path / "cache", load_size=40, shard_images=2, overwrite=True)
+    assert {p.name: p.read_bytes() for p in folder.glob("*.bin")} == {
+        p.name: p.read_bytes() for p in expected.glob("*.bin")
+    }
+    # Killed again, between two shards of the new one: what is there stays
+    entries = json.loads((folder / "index.json").read_text())["shards"]
+    (folder / "index.json").unlink()
+    (folder / "shard_00000.json").write_text(json.dumps({"entries": entries[0], "skipped": {}}))
+    (folder / "shard_00000.bin").write_bytes(b"as it was")
+    make_cache(photos, tmp_path / "cache", load_size=40, shard_images=2, overwrite=True)
+    assert (folder / "shard_00000.bin").read_bytes() == b"as it was"
+
+
 def test_cache_does_not_touch_a_folder_that_is_not_its_own(photos, tmp_path):
     folder = cache_folder(tmp_path / "cache", photos)
     folder.mkdir(parents=True)

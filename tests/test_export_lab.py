@@ -32,7 +32,7 @@ pytest.importorskip("onnxruntime", reason=f"onnxruntime is not installed; {WHY}"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with G_any.pt and, from main, G_any.onnx and G_any.pt2; read only."""
     folder = tmp_path_factory.mktemp("exported")
-    info = {"stage": "subset", "epoch": 3, "config": {"img_size": 64}}
+    info = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 64}}
     save_network(folder / "G_any.pt", visible_generator(), info)
     assert export_lab.main([str(folder / "G_any.pt"), "--output-dir", str(folder)]) == 0
     return folder

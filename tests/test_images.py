@@ -22,6 +22,7 @@ from utils.images import (
     ImageError,
     Picture,
     center_crop,
+    encode_image,
     list_images,
     map_in_threads,
     name_outputs,
@@ -436,6 +437,12 @@ def test_write_png_keeps_every_bit(rgb: np.ndarray, alpha: np.ndarray | None, tm
     write_png(path, rgb, alpha)
     assert_picture(read_picture(path), rgb, alpha, 0)
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("suffix", "width"), [(".png", 1_200_000), (".jpg", 70_000), (".webp", 20_000)])
+def test_encode_image_refuses_what_the_format_cannot_hold(suffix: str, width: int) -> None:
+    with pytest.raises(ImageError, match=f"{width}x1: more than a {suffix} file can hold"):
+        encode_image(suffix, Picture(np.zeros((1, width, 3), np.uint8), None))
 
 
 def test_map_in_threads_keeps_the_order_and_looks_ahead_a_little() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,14 @@ from utils.checkpoint import save_network
 from utils.colorize import colorize
 from utils.images import read_picture, write_png
 
+INFO = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 32}}
+
 
 @pytest.fixture
 def generator_path(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "weights" / "G_any.pt"
-    save_network(path, GeneratorUNet(width=4, depth=2), {"stage": "subset", "epoch": 3, "config": {"img_size": 32}})
+    save_network(path, GeneratorUNet(width=4, depth=2), INFO)
     return path
 
 
@@ -70,7 +73,7 @@ def test_main_keeps_the_structure_and_the_kind_of_a_folder(
 
 def test_main_equals_one_by_one(tmp_path: Path) -> None:
     generator = visible_generator()
-    save_network(tmp_path / "G.pt", generator, {"stage": "subset", "epoch": 1, "config": {"img_size": 64}})
+    save_network(tmp_path / "G.pt", generator, {**INFO, "config": {"img_size": 64}})
     for index, (h, w) in enumerate([(100, 151), (60, 60), (100, 151), (90, 140), (60, 60), (100, 151)]):
         write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[-h:, -w:]))
     arguments = ("--output-dir", tmp_path / "out", "--batch-size", "2", "--no-amp")
@@ -178,6 +181,22 @@ def test_main_skips_and_names_bad_images(
     assert f"skipped {photos / 'cut.jpg'}: cut short" in message
     assert f"skipped {photos / 'text.png'}: not an image" in message
     assert "colored 2 images" in message and "skipped 2" in message
+
+
+def test_main_skips_a_pipe_and_colors_names_of_full_length_and_strips(
+    generator_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "odd"
+    long = "x" * 251 + ".png"
+    write_png(folder / long, PHOTO)
+    write_png(folder / "strip.png", np.full((2, 30_000, 3), 90, np.uint8))
+    Image.new("RGB", (1_200_000, 1)).save(folder / "wide.bmp")  # more than a PNG can hold
+    os.mkfifo(folder / "pipe.png")
+    assert run(folder, generator_path, "--output-dir", tmp_path / "out") == 0
+    assert written(tmp_path / "out") == ["strip.png", long]
+    assert read_picture(tmp_path / "out" / "strip.png").rgb.shape == (2, 30_000, 3)
+    printed = capsys.readouterr().out
+    assert "pipe.png: not a file" in printed and "wide.bmp: 1200000x1: more than a .png file can hold" in printed
 
 
 def test_main_ends_in_one_line_for_a_single_bad_image(

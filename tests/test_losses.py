@@ -15,6 +15,12 @@ def vgg_loss() -> VGGLoss:
     return VGGLoss("stand-in")
 
 
+def test_vgg_loss_refuses_a_file_of_something_else(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match=r"list.pt: not a state dict"):
+        VGGLoss(str(tmp_path / "list.pt"))
+
+
 def test_gan_loss_is_the_mean_squared_distance_to_the_label():
     scores = torch.tensor([0.0, 1.0, 3.0])
     assert gan_loss(scores, True).item() == pytest.approx((1 + 0 + 4) / 3)

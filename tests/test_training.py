@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,10 @@ def test_hand_off_refuses_to_hold_out_what_was_trained_on(stage_one, sample_coco
         {"last_every": 0},
         {"num_workers": -1},
         {"seed": -1},
+        {"seed": 2**64},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("inf")},
+        {"lambda_l1": float("nan")},
         {"img_size": 16},
         {"load_size": 31},
         {"scale_jitter": 1.5},
@@ -189,7 +194,7 @@ def test_numbers_out_of_range_are_named(sample_coco, tmp_path, wrong):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-@pytest.mark.parametrize(("stop", "steps"), [("SIGKILL", (4, 11)), ("SIGTERM", (7,))])
+@pytest.mark.parametrize(("stop", "steps"), [("SIGKILL", (4, 11)), ("SIGTERM", (7,)), ("SIGINT", (5,))])
 def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path, stop, steps):
     """Bit for bit: both networks, the best generator, the log."""
     cfg, newest = stage_one
@@ -201,13 +206,15 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path,
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for wanted in steps:  # within the first and the second epoch of 8 steps each
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **output)
+        started = [*command, *(["--no-resume"] if stop == "SIGINT" else [])]  # which the next command must not have
+        process = subprocess.Popen(started, cwd=ROOT, env=environment, start_new_session=True, **output)
         while process.poll() is None and steps_saved(tmp_path) < wanted - 1:
             time.sleep(0.01)
         os.killpg(process.pid, getattr(signal, stop))
         printed = process.communicate(timeout=60)[0].decode()
-        if stop == "SIGTERM":
-            assert "to go on: python train_lab.py --images-dir" in printed or "is done" in printed, printed
+        if stop != "SIGKILL" and "is done" not in printed:
+            assert process.returncode == 130, printed
+            assert f"to go on: {shlex.join(['python', *command[1:]])}\n" in printed, printed
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     for name in (newest.name, newest.name.replace("G_", "D_"), "best.pt"):
         assert_same_weights(cfg.output_dir / name, tmp_path / name)

@@ -28,6 +28,7 @@ from utils.files import open_atomically
 from utils.run import UserError
 
 FORMAT = 1
+MAX_SIDE = 8192  # pixels of a training crop
 _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
     "Subset": (config.SUBSET_CHECKPOINTS, r"G_epoch_(\d+)\.pt"),
     "Finetune": (config.FINETUNE_CHECKPOINTS, r"G_finetune_epoch_(\d+)\.pt"),
@@ -103,6 +104,21 @@ def save_epoch(
     return folder / f"G_{name}.pt"
 
 
+def read_tensors(path: Path) -> object:
+    """Load a file of torch's that holds tensors and plain types alone, and is what was written.
+
+    Raises:
+        Exception: of any type, as files from strangers can fail to load in any way.
+    """
+    if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes; its oldest format has none
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("packed, as torch never does")
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"{broken} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read(path: Path, mend: str) -> dict:
     """Read a checkpoint.
 
@@ -112,10 +128,7 @@ def read(path: Path, mend: str) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; {mend}")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
-            if broken := archive.testzip():
-                raise zipfile.BadZipFile(f"{broken} is damaged")
-        entries = torch.load(path, map_location="cpu", weights_only=True)
+        entries = read_tensors(path)
     except Exception as error:  # a damaged or foreign file can fail to load in any way
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); {mend}") from None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
@@ -135,12 +148,14 @@ def _build(network_class: type[nn.Module], path: Path, mend: str) -> tuple[nn.Mo
             if not value.is_floating_point():
                 weights[name] = weights[name].to(value.dtype)
         network.load_state_dict(weights, assign=True)  # strict: no key may be missing
-        training_size(entries)
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise ValueError("numbers that are not finite")
+        check_entries(entries)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        if isinstance(error, UserError) and str(error).startswith(str(path)):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights and its architecture do not fit ({reason}); {mend}") from None
+        raise UserError(f"{path}: its entries do not fit ({type(error).__name__}: {reason}); {mend}") from None
     return network, entries
 
 
@@ -159,6 +174,18 @@ def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet | On
         return load_onnx(path, mend)
     generator, info = _build(GeneratorUNet, path, mend)
     return run.place(generator, device).eval(), info
+
+
+def check_entries(info: Mapping[str, object]) -> None:
+    """Check what is used of a generator's file beside its weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or makes no sense.
+    """
+    if not 1 <= training_size(info) <= MAX_SIDE:
+        raise ValueError(f"img_size {info['config']['img_size']}")
+    if not (isinstance(info["stage"], str) and isinstance(info["epoch"], int) and isinstance(info["step"], int)):
+        raise TypeError("stage, epoch or step")
 
 
 def training_size(info: Mapping[str, dict]) -> int:
@@ -197,6 +224,8 @@ def say_hand_off(path: Path, info: Mapping[str, dict], cfg: config.TrainingConfi
     run.say(f"inherits {path}: G and D after stage {info['stage']}, epoch {info['epoch']}, step {info['step']}")
     run.say(f"inherits architecture: {info['architecture']}")
     earlier = info["config"]
+    if not isinstance(earlier.get("val_fraction"), float):
+        raise UserError(f"{path}: does not say which images were held out; name another --init-checkpoint")
     if cfg.val_fraction > earlier["val_fraction"]:
         raise UserError(
             f"--val-fraction {cfg.val_fraction}: the stage before was trained on all but {earlier['val_fraction']}; "
@@ -222,7 +251,14 @@ def find_checkpoints(root: Path = Path("."), with_default: bool = True) -> dict[
 
 
 def save_last(folder: Path, stage: str, cfg: object, data: str, position: Position, parts: Parts) -> None:
-    """Write last.pt: all that `resume` needs to go on exactly as if the run had not stopped."""
+    """Write last.pt: all that `resume` needs to go on exactly as if the run had not stopped.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and not all(value.isfinite().all() for value in part.state_dict().values()):
+            raise UserError(f"{name}: weights not finite after step {position.step}; give a lower --learning-rate")
     entries = {
         "kind": "last",
         "stage": stage,
@@ -289,8 +325,12 @@ def resume(folder: Path, stage: str, cfg: object, data: str, parts: Parts) -> Po
         torch.set_rng_state(entries["random"])
         if torch.cuda.is_available() and len(entries["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(entries["random_cuda"])
-        return Position(**entries["position"])
+        position = Position(**entries["position"])
+        for name, value in vars(Position()).items():
+            if type(getattr(position, name)) is not type(value):
+                raise TypeError(name)
+        return position
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}); {mend}") from None

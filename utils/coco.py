@@ -138,7 +138,13 @@ def download(url: str, target: Path, md5: str) -> None:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code < 500:
                 raise UserError(f"{url}: {problem}; check --base-url") from None
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{url}: {error}; check --base-url") from None
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the network
+                raise
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         grown = partial.exists() and partial.stat().st_size > before
         failures = 0 if grown else failures + 1
@@ -195,6 +201,8 @@ def get_part(name: str, cfg: CocoConfig) -> None:
     found = part.count_in(folder)
     if found >= part.count:
         say(f"{folder} is complete: {found:,} {part.pattern}")
+        if not cfg.keep_zips:
+            (cfg.data_root / PurePosixPath(part.archive).name).unlink(missing_ok=True)  # of a run that was killed
         return
     if folder.exists() and any(folder.iterdir()):
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -143,6 +144,12 @@ def check_ranges(cfg: TrainingConfig) -> None:
     for name in ("num_workers", "seed", "warmup_steps"):
         if getattr(cfg, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must not be negative")
+    for name in ("learning_rate", "lambda_l1", "lambda_vgg"):
+        value = getattr(cfg, name, 1.0)
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be a finite number, and not negative")
+    if cfg.seed >= 2**63:
+        raise UserError(f"--seed {cfg.seed}: must be less than 2**63")
     if cfg.img_size < MIN_IMG_SIZE:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from utils.run import UserError
 
+MAX_NAME = 255  # bytes, on most file systems
 MAX_JSON = 2**30  # bytes; COCO's largest is 0.45 GB
 
 
@@ -32,6 +34,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
+    if len(os.fsencode(temporary.name)) > MAX_NAME:
+        temporary = path.with_name(f"{hashlib.sha256(name_bytes(path.name)).hexdigest()[:20]}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -29,6 +29,8 @@ MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
 MAX_LIST = 2**28  # bytes of a list of images
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
+# What the extensions stand for, and harmless kinds that are often called so; Pillow would run Ghostscript for others.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
@@ -161,7 +163,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
     except (OSError, ValueError) as error:  # the latter of a name that no file can have
         raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
             if file.width * file.height > max_pixels:
                 raise ImageError(f"{file.width}x{file.height}: more than {max_pixels} pixels")
             pixels = _decode(file, data, at_least)
@@ -255,7 +257,9 @@ def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def pixel_count(path: Path) -> int:
     """Read from its header how many pixels an image has; 0 where the header is broken."""
     try:
-        with Image.open(path) as file:
+        if not path.is_file():  # a pipe would be waited for
+            return 0
+        with Image.open(path, formats=_FORMATS) as file:
             return file.width * file.height
     except Exception:  # as in read_picture, which will say what is wrong
         return 0
@@ -311,6 +315,9 @@ def encode_image(suffix: str, picture: Picture) -> bytes:
 
     JPEG and WebP are of quality 95; JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit, becomes 8
     bit in the others.
+
+    Raises:
+        ImageError: the format cannot hold so large a picture.
     """
     rgb, alpha = picture.rgb, picture.alpha
     suffix = suffix.lower()
@@ -319,7 +326,13 @@ def encode_image(suffix: str, picture: Picture) -> bytes:
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
         bgr = np.dstack([bgr, alpha])
-    return cv2.imencode(suffix, bgr, _SETTINGS.get(suffix, []))[1].tobytes()
+    try:
+        whole, encoded = cv2.imencode(suffix, bgr, _SETTINGS.get(suffix, []))
+    except cv2.error:
+        whole = False
+    if not whole:
+        raise ImageError(f"{rgb.shape[1]}x{rgb.shape[0]}: more than a {suffix} file can hold")
+    return encoded.tobytes()
 
 
 def write_image(path: Path, picture: Picture) -> None:

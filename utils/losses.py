@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from utils import run
+from utils.checkpoint import read_tensors
 from utils.lab import network_to_rgb
 from utils.run import UserError
 
@@ -65,10 +66,10 @@ class VGGLoss(nn.Module):
                     nn.init.zeros_(layer.bias)
         else:
             state = _read_vgg_weights(weights)
-            own = {name.removeprefix("features."): value for name, value in state.items()}
             try:
+                own = {name.removeprefix("features."): value for name, value in state.items()}
                 self.features.load_state_dict({name: own[name] for name in self.features.state_dict()})
-            except (KeyError, RuntimeError, TypeError):
+            except (KeyError, RuntimeError, TypeError, AttributeError):
                 raise UserError(f"--vgg-weights {weights}: not a state dict of torchvision's vgg16") from None
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
@@ -116,11 +117,11 @@ def _read_vgg_weights(weights: str) -> dict[str, Tensor]:
     if weights == "imagenet":
         try:
             return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network, or a broken download
+        except Exception as error:  # no network, or a broken download
             raise UserError(f"VGG16's ImageNet weights cannot be fetched ({error}); {mend}") from None
     if not Path(weights).is_file():
         raise UserError(f"--vgg-weights {weights}: no such file; {mend}")
     try:
-        return torch.load(weights, map_location="cpu", weights_only=True)
+        return read_tensors(Path(weights))
     except Exception as error:  # a file from a stranger can fail to load in any way
         raise UserError(f"--vgg-weights {weights}: not a weights file ({type(error).__name__}); {mend}") from None

@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.checkpoint import read_tensors
 from utils.lab import decode_lab, denormalize_ab, network_to_rgb, to_uint8
 from utils.run import UserError, autocast, gather, is_main_of_machine, say
 
@@ -344,7 +345,7 @@ def _load_inception(path: Path) -> nn.Module:
 
     try:
         # torch-fidelity unpickles the file without restrictions; one that passes here holds only tensors.
-        torch.load(path, map_location="cpu", weights_only=True)
+        read_tensors(path)
         network = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(path)).inception
     except Exception as error:  # a foreign file can fail to load in any way
         raise UserError(f"{path}: not torch-fidelity's Inception weights ({type(error).__name__})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import getpass
 import hashlib
@@ -60,6 +61,18 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
             time.sleep(3)  # the main process most likely says the same, upon which torchrun ends this one
         print(f"error: {_in_one_line(error)}", file=sys.stderr)
         traceback.clear_frames(error.__traceback__)  # they hold the data loader, which ends its workers when it goes
+        return 2
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            print(f"error: {config.device}: out of memory; give a smaller --batch-size", file=sys.stderr)
+        elif str(error).startswith("DataLoader worker"):
+            print(
+                "error: a data loading process was killed, most likely for memory; give --num-workers 0 or 1, or a "
+                "smaller --batch-size",
+                file=sys.stderr,
+            )
+        else:
+            raise
         return 2
     except Interrupted as interrupted:
         print(interrupted, flush=True)
@@ -186,21 +199,24 @@ def barrier() -> None:
 def hold(folder: Path) -> None:
     """Keep other processes of this machine and user from writing to a folder until `run_script` or this one ends.
 
-    The lock lies in the system's folder for temporary files, so that nothing has to be cleaned up here. The system
-    frees the lock of a process that is killed once its data loading workers have ended as well, which is why another
-    one is given LOCK_SECONDS before it counts as running.
+    The lock lies in the system's folder for temporary files, the same for all of a user's processes, so that nothing
+    has to be cleaned up here. The system frees the lock of a process that is killed once its data loading workers
+    have ended as well, which is why another one is given LOCK_SECONDS before it counts as running.
 
     Raises:
-        UserError: another process holds it; the message says which.
+        UserError: another process holds it, which the message names, or the lock cannot be made.
     """
     if not is_main():
         return
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:20]
-    lock = Path(tempfile.gettempdir(), f"lab_pix2pix-{getattr(os, 'getuid', getpass.getuser)()}", f"{name}.lock")
+    temporary = "/tmp" if os.name == "posix" else tempfile.gettempdir()
+    lock = Path(temporary, f"lab_pix2pix-{getattr(os, 'getuid', getpass.getuser)()}", f"{name}.lock")
     owner = lock.with_suffix(".owner")
-    lock.parent.mkdir(exist_ok=True)
     if lock in _held:
         return
+    lock.parent.mkdir(mode=0o700, exist_ok=True)
+    if os.name == "posix" and (status := os.lstat(lock.parent)).st_uid != os.getuid():
+        raise UserError(f"{lock.parent}: belongs to user {status.st_uid}; have it removed")
     try:
         file_lock = FileLock(lock, thread_local=False)
         file_lock.acquire(timeout=LOCK_SECONDS)
@@ -210,7 +226,8 @@ def hold(folder: Path) -> None:
             f"{folder}: {other} is writing there; wait until it is done, or name another folder"
         ) from None
     _held[lock] = file_lock
-    owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8", errors="backslashreplace")
+    with contextlib.suppress(OSError):  # a full disk: the next one reads of "another process"
+        owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8", errors="backslashreplace")
 
 
 def say(message: str) -> None:
@@ -228,8 +245,11 @@ def say_config(config: object, device: torch.device, dtype: torch.dtype | None) 
 
 
 def command() -> str:
-    """Give the command that started this process, for a user to repeat."""
-    return "the same torchrun command" if dist.is_initialized() else shlex.join(["python", *sys.argv])
+    """Give the command that goes on with what this process does; --no-resume would begin again."""
+    anew = "--no-resume" in (argument.replace("_", "-") for argument in sys.argv)
+    if dist.is_initialized():
+        return "the same torchrun command" + (" without --no-resume" if anew else "")
+    return shlex.join(["python", *(argument for argument in sys.argv if argument.replace("_", "-") != "--no-resume")])
 
 
 def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
