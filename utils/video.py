@@ -142,6 +142,8 @@ def color_video(
         f"{path}{output}".encode()
     except UnicodeEncodeError:
         raise UserError(f"{path}: OpenCV opens no name that is not UTF-8; rename it") from None
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what it would print comes out as an error
+    cv2.utils.logging.setLogLevel(0)
     video = cv2.VideoCapture(str(path))
     rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     silent, sounding = (output.with_name(f"{output.stem}.{kind}.tmp.mp4") for kind in ("silent", "sounding"))
