@@ -237,7 +237,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Row():
                     examples = {
                         name: gr.Button(
-                            name, size="sm", min_width=80, icon=str(page.work / EXAMPLES_DIR / f"{name}.png")
+                            name, size="sm", min_width=150, icon=str(page.work / EXAMPLES_DIR / f"{name}.png")
                         )
                         for name in EXAMPLES
                     }

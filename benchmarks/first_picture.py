@@ -17,7 +17,7 @@ from utils.images import Picture, center_crop, resize
 from utils.sample_data import load_photo
 from utils.visualization import GRAYSCALE, GROUND_TRUTH, save_comparison_figure
 
-PHOTOS = ("chelsea", "astronaut", "rocket")
+PHOTOS = ("chelsea", "astronaut")
 SHAPE = 2, 3  # of the central part that is shown
 HEIGHT = 256  # pixels
 

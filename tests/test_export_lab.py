@@ -23,6 +23,7 @@ from utils.images import read_picture, write_png
 
 ROOT = Path(__file__).parent.parent
 WHY = "it is in requirements-export.txt"
+INFO = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 64}}
 onnx = pytest.importorskip("onnx", reason=f"onnx is not installed; {WHY}")
 pytest.importorskip("onnxscript", reason=f"onnxscript is not installed; {WHY}")
 pytest.importorskip("onnxruntime", reason=f"onnxruntime is not installed; {WHY}")
@@ -32,8 +33,7 @@ pytest.importorskip("onnxruntime", reason=f"onnxruntime is not installed; {WHY}"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with G_any.pt and, from main, G_any.onnx and G_any.pt2; read only."""
     folder = tmp_path_factory.mktemp("exported")
-    info = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 64}}
-    save_network(folder / "G_any.pt", visible_generator(), info)
+    save_network(folder / "G_any.pt", visible_generator(), INFO)
     assert export_lab.main([str(folder / "G_any.pt"), "--output-dir", str(folder)]) == 0
     return folder
 
@@ -186,7 +186,7 @@ def test_main_writes_nothing_that_differs(
     files = tuple((exported / f"G_any.{suffix}").read_bytes() for suffix in ("onnx", "pt2"))
     monkeypatch.setattr(export_lab, "export", lambda generator, metadata: files)
     torch.manual_seed(5)
-    save_network(tmp_path / "G.pt", GeneratorUNet(width=4, depth=2), {"config": {"img_size": 64}})
+    save_network(tmp_path / "G.pt", GeneratorUNet(width=4, depth=2), INFO)
     assert export_lab.main([str(tmp_path / "G.pt"), "--output-dir", str(tmp_path / "out")]) == 2
     assert "the .onnx file is off by" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

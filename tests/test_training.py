@@ -174,7 +174,6 @@ def test_hand_off_refuses_to_hold_out_what_was_trained_on(stage_one, sample_coco
         {"last_every": 0},
         {"num_workers": -1},
         {"seed": -1},
-        {"seed": 2**64},
         {"learning_rate": -1.0},
         {"learning_rate": float("inf")},
         {"lambda_l1": float("nan")},

@@ -148,8 +148,6 @@ def check_ranges(cfg: TrainingConfig) -> None:
         value = getattr(cfg, name, 1.0)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be a finite number, and not negative")
-    if cfg.seed >= 2**63:
-        raise UserError(f"--seed {cfg.seed}: must be less than 2**63")
     if cfg.img_size < MIN_IMG_SIZE:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:
@@ -208,9 +206,10 @@ def open_training_data(cfg: TrainingConfig, images_dir: Path, filter_report: Pat
         persistent_workers=cfg.num_workers > 0,
         worker_init_fn=_init_worker,
         collate_fn=_share,
+        generator=torch.Generator(),  # else every epoch, and every resumption, would draw from the global one
     )
     held_out_data = dataset(held_out, None)
-    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_share)
+    val_loader = DataLoader(held_out_data, batch_size=cfg.batch_size, collate_fn=_share, generator=torch.Generator())
     fixed = held_out_data.__getitems__(range(min(8, len(held_out))))
     split = "\n".join(path.name for path in [*train, Path("held out"), *held_out])
     key = hashlib.sha256(name_bytes(f"{key}\n{split}")).hexdigest()
