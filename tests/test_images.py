@@ -25,7 +25,6 @@ from utils.images import (
     encode_image,
     list_images,
     map_in_threads,
-    name_outputs,
     pixel_count,
     read_picture,
     read_rgb,
@@ -351,24 +350,6 @@ def test_list_images_names_an_empty_source(make: Callable[[Path], object], reaso
     make(tmp_path / "source")
     with pytest.raises(UserError, match=f"source: {reason}"):
         list_images(tmp_path / "source")
-
-
-@pytest.mark.parametrize(
-    ("images", "names"),
-    [
-        ("a.jpg b.tiff sub/a.jpg", "a.png b.png sub/a.png"),
-        ("a.jpg a.png b.jpg", "a_jpg.png a_png.png b.png"),
-        ("a.jpg a.png a_jpg.bmp", "a_jpg.png a_png.png a_jpg_bmp.png"),
-        ("a.jpg a.png a_jpg.jpg", "a_jpg.png a_png.png a_jpg_jpg.png"),
-        ("A.jpg a.png", "A_jpg.png a_png.png"),
-        ("a.jpg a.JPG", "a_jpg.png a_JPG.png"),
-        ("a.b.jpg a.c.jpg", "a.b.png a.c.png"),
-    ],
-)
-def test_name_outputs_keeps_all_images_apart(images: str, names: str) -> None:
-    paths = [Path(image) for image in images.split()]
-    assert name_outputs(paths) == [Path(name) for name in names.split()]
-    assert name_outputs(paths[::-1]) == [Path(name) for name in names.split()][::-1]
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from utils.images import (
     common_root,
     list_images,
     map_in_threads,
-    name_outputs,
     read_rgb,
     resize,
 )
+from utils.outputs import name_outputs
 from utils.run import UserError, gather, world_size
 from utils.samples import image_keys
 from utils.visualization import GROUND_TRUTH

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,22 +116,6 @@ def common_root(source: Path, images: Sequence[Path]) -> Path:
         return Path(os.path.commonpath([Path(os.path.abspath(image)).parent for image in images]))
     except ValueError:  # Windows
         raise UserError(f"{source}: its images are on several drives; make a list for each") from None
-
-
-def name_outputs(images: Sequence[Path]) -> list[Path]:
-    """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
-
-    The names follow from the listing alone, so that every run gives the same. Names that differ in letter case alone
-    count as equal, as they do on macOS and Windows.
-    """
-    long: set[Path] = set()
-    while True:
-        names = [p.with_name(f"{p.stem}_{p.suffix[1:]}.png" if p in long else f"{p.stem}.png") for p in images]
-        count = Counter(str(name).casefold() for name in names)
-        clashing = {p for p, name in zip(images, names, strict=True) if count[str(name).casefold()] > 1}
-        if clashing <= long:
-            return names
-        long |= clashing
 
 
 def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils.images import IMAGE_EXTENSIONS, common_root, list_images, name_outputs
+from utils.images import IMAGE_EXTENSIONS, common_root, list_images
 from utils.run import UserError
 
 MEND = "name another --output-dir"
+
+
+def name_outputs(images: Sequence[Path]) -> list[Path]:
+    """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
+
+    The names follow from the listing alone, so that every run gives the same. Names that differ in letter case alone
+    count as equal, as they do on macOS and Windows.
+    """
+    long: set[Path] = set()
+    while True:
+        names = [p.with_name(f"{p.stem}_{p.suffix[1:]}.png" if p in long else f"{p.stem}.png") for p in images]
+        count = Counter(str(name).casefold() for name in names)
+        clashing = {p for p, name in zip(images, names, strict=True) if count[str(name).casefold()] > 1}
+        if clashing <= long:
+            return names
+        long |= clashing
 
 
 def plan(source: Path, output_dir: Path, recursive: bool, panels: str | None) -> dict[Path, Path]:
