@@ -71,7 +71,7 @@ def is_whole(folder: Path, request: dict, overwrite: bool) -> bool:
         return False
     mend = f"delete {folder} if it is not needed"
     earlier = read_json(folder / "request.json", mend) if (folder / "request.json").exists() else None
-    if earlier is None and any(folder.iterdir()):
+    if earlier is None and any(path.name != "request.json.tmp" for path in folder.iterdir()):  # that of a killed run
         raise UserError(f"{folder}: holds something that cache_lab.py did not write; choose another --cache-dir")
     if earlier not in (None, request) and not overwrite:
         changed = ", ".join(name for name in request if earlier.get(name) != request[name])

@@ -39,6 +39,7 @@ from utils import run
 TRAINING = (
     "--img-size 32 --load-size 36 --batch-size 4 --val-fraction 0.2 --num-workers 1 --device cpu --last-every 3"
 )
+ENDINGS = {".md": "\n", ".html": "</html>"}
 NETWORKS = "--gen-width 8 --gen-depth 3 --disc-width 8"
 
 
@@ -131,7 +132,7 @@ def check_whole(path: Path) -> None:
         rows = list(csv.reader(path.read_text().splitlines()))
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise ValueError("rows of different length")
-    elif path.suffix in (".md", ".html") and not path.read_text().endswith("\n"):
+    elif path.suffix in ENDINGS and not path.read_text().endswith(ENDINGS[path.suffix]):
         raise ValueError("cut short")
 
 

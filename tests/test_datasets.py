@@ -208,6 +208,14 @@ def test_cache_replaced_goes_on_after_a_kill(photos, tmp_path):
     assert (folder / "shard_00000.bin").read_bytes() == b"as it was"
 
 
+def test_cache_goes_on_after_a_kill_within_its_first_file(photos, tmp_path):
+    folder = cache_folder(tmp_path / "cache", photos)
+    folder.mkdir(parents=True)
+    (folder / "request.json.tmp").write_text("{")
+    make_cache(photos, tmp_path / "cache")
+    assert not list(folder.glob("*.tmp"))
+
+
 def test_cache_does_not_touch_a_folder_that_is_not_its_own(photos, tmp_path):
     folder = cache_folder(tmp_path / "cache", photos)
     folder.mkdir(parents=True)
