@@ -19,7 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -29,6 +28,7 @@ from utils.images import Picture, read_picture, write_image
 from utils.sample_data import load_photo
 
 gradio = pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
+httpx = pytest.importorskip("httpx", reason="Gradio brings it along")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the test of the page needs requirements-dev.txt")
 demo_lab = importlib.import_module("demo_lab")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
