@@ -220,6 +220,23 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(stage_one, tmp_path,
     assert log_lines(cfg.output_dir) == log_lines(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker in Linux's /proc")
+def test_a_killed_worker_ends_the_run_in_one_line(stage_one, tmp_path):
+    cfg, _ = stage_one
+    command = [sys.executable, "train_lab.py", "--images-dir", str(cfg.images_dir), "--output-dir", str(tmp_path)]
+    command += ["--cache-dir", str(cfg.cache_dir), "--epochs", "1000", "--last-every", "3"]
+    for name, value in {**TINY, **TINY_NETWORKS, "num_workers": 1}.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and not steps_saved(tmp_path):
+        time.sleep(0.05)
+    for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(worker), signal.SIGKILL)
+    printed = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 2 and "Traceback" not in printed, printed
+    assert "error: a data loading process was killed" in printed
+
+
 @pytest.mark.parametrize(
     ("script", "config_class", "more"),
     [(train_lab_finetune, FinetuneConfig, {"epochs": 2}), (train_vgg, VGGConfig, {"vgg_weights": "stand-in"})],
