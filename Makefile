@@ -11,7 +11,7 @@ TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample
 	$(RUN) -m pip install -r requirements.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt requirements-demo.txt
 	$(RUN) -m pip install -r requirements-dev.txt
 	touch $@
 

@@ -53,7 +53,7 @@ class RaceConfig:
     """Training time of each."""
     img_size: int = 128
     """Side of the training images, in pixels."""
-    gen_width: int = 48
+    gen_width: int = 32
     """Channels of our generator's first level."""
     disc_width: int = 32
     """Channels of our discriminator's first layer."""
