@@ -23,7 +23,7 @@ TINY = --img-size 96 --load-size 108 --batch-size 2 --val-fraction 0.15 --sample
 # on crops of the photographs that scikit-image ships.
 demo: .venv/installed
 	rm -rf demo && mkdir demo
-	$(RUN) -m utils.sample_data --output-dir demo/data/coco
+	$(RUN) -m utils.data.sample_set --output-dir demo/data/coco
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare --output-dir outputs_default
 	cd demo && $(DEMO)/filter.py
 	cd demo && $(DEMO)/cache_lab.py --load-size 108
@@ -41,6 +41,7 @@ web: .venv/installed-demo
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(RUN) -m pytest
 
 clean:

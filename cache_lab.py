@@ -5,8 +5,8 @@
     torchrun --nnodes M --nproc_per_node 1 cache_lab.py        # on M machines that share a file system
 
 Reads a folder of images, or a text file with one path a line. Writes lab_cache/<its name>/: shards of (3, H, W)
-uint8 images, 3 bytes a pixel, the aspect ratio kept, and index.json. Interrupted, the same command goes on
-after the last whole shard. Color as in scikit-image's CIELAB (CIE 15:2004), see utils/lab.py.
+uint8 images, 3 bytes a pixel, the aspect ratio kept, and index.json. After an interruption, the same command
+resumes after the last complete shard. Color as in scikit-image's CIELAB (CIE 15:2004), see utils/lab.py.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tqdm import tqdm
 from config import CacheConfig
 from dataset_lab_cache import CACHE_FORMAT, cache_folder
 from utils import run
-from utils.files import open_atomically, read_json, write_json
-from utils.images import FIRST, ImageError, list_images, map_in_threads
+from utils.data.samples import image_keys, lab_planes, load_rgb, source_hash
+from utils.files import FIRST, list_images, open_atomically, read_json, write_json
+from utils.images import ImageError
 from utils.lab import STORED_RANGES
-from utils.run import UserError
-from utils.samples import image_keys, lab_planes, load_rgb, source_hash
+from utils.run import UserError, map_in_threads
 
 
 def load_or_explain(path: Path, load_size: int) -> np.ndarray | str:
@@ -43,7 +43,7 @@ def load_or_explain(path: Path, load_size: int) -> np.ndarray | str:
 def write_shard(folder: Path, number: int, images: Sequence[Path], names: Sequence[str], cfg: CacheConfig) -> None:
     """Write one shard and its record: the (name, height, width) of its images, and what was skipped.
 
-    The record is kept beside the shard until the index is written: a shard with a record is whole.
+    The record stays next to the shard until the index is written: a shard with a record is complete.
     """
     entries: list[tuple[str, int, int]] = []
     skipped: dict[str, str] = {}
@@ -107,7 +107,7 @@ def cache(cfg: CacheConfig) -> Path:
             remove_records(folder)
         run.say(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
         return folder
-    run.barrier()  # every process has looked before one of them writes
+    run.barrier()  # every process checks before any of them writes
     if run.is_main():
         if cfg.overwrite:
             remove_cache(folder, request)

@@ -3,9 +3,9 @@
     python calculate_metrics.py --images-dir data/coco/test2017
     torchrun --nproc_per_node N calculate_metrics.py           # each process scores its share of the images
 
-Reads the images and the newest checkpoint of each stage that has one (or those that --checkpoint and --results
-name). Writes report.html, report.md, comparison.png, evaluation_metrics.json, evaluation_metrics.csv and
-per_image.csv to --output-dir.
+Reads the images, and the newest checkpoint of each stage (or what --checkpoint and --results name). Writes
+report.html, report.md, comparison.png, evaluation_metrics.json, evaluation_metrics.csv and per_image.csv to
+--output-dir.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import MetricsConfig
-from utils import metrics
-from utils.checkpoint import find_checkpoints, load_generator, training_size
-from utils.evaluation import DECIMALS, Row, Sample, extremes, match_files, merge_processes, read_batches
+from utils.coloring.exported import open_generator
+from utils.files import FIRST, list_images
 from utils.fixed_samples import choose_fixed_images
-from utils.images import FIRST, list_images
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, to_uint8
-from utils.lpips import LPIPS, load_lpips
-from utils.report import write_report
+from utils.report import metrics
+from utils.report.fid import FID, load_fid
+from utils.report.lpips import LPIPS, load_lpips
+from utils.report.rows import DECIMALS, Row, Sample, extremes, match_files, merge_processes, read_batches
+from utils.report.table import write_report
 from utils.run import UserError, hold, is_main, rank, run_script, say, set_up_device, world_size
+from utils.training.checkpoints import find_checkpoints, training_size
 from utils.visualization import GRAYSCALE, GROUND_TRUTH
 
 FIGURE_IMAGES = 8
 
 
 def predict_at(generator: nn.Module, size: int, l: Tensor) -> Tensor:
-    """Predict ab (B, 2, S, S) from L (B, 1, S, S), both in [-1, 1], by a generator that sees size x size pixels."""
+    """Predict ab (B, 2, S, S) from L (B, 1, S, S), both in [-1, 1]; the generator sees size x size pixels."""
     if l.shape[-1] == size:
         return generator(l)
     ab = generator(F.interpolate(l, (size, size), mode="bilinear", antialias=True))
@@ -47,13 +49,13 @@ def predict_at(generator: nn.Module, size: int, l: Tensor) -> Tensor:
 
 
 def colorize(generator: nn.Module, size: int, l: Tensor) -> Tensor:
-    """Predict images (B, 3, S, S), uint8, from L (B, 1, S, S), in [0, 100]."""
+    """Predict images (B, 3, S, S), uint8, from L (B, 1, S, S), in [0, 100], with a generator trained at `size`."""
     ab = denormalize_ab(predict_at(generator, size, normalize_l(l)).float())  # (B, 2, S, S)
     return to_uint8(lab_to_rgb(fit_gamut(torch.cat([l, ab], dim=1))))
 
 
 def grayscale(l: Tensor) -> Tensor:
-    """Give images without color, (B, 3, S, S), uint8, of L (B, 1, S, S), in [0, 100]."""
+    """Convert L (B, 1, S, S), in [0, 100], to images without color, (B, 3, S, S), uint8."""
     return to_uint8(lab_to_rgb(torch.cat([l, torch.zeros_like(l), torch.zeros_like(l)], dim=1)))
 
 
@@ -61,7 +63,7 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
     Raises:
-        UserError: there is nothing to score, or a checkpoint, a folder or a name cannot be used.
+        UserError: there is nothing to score, or a checkpoint, a folder or a name is invalid.
     """
     checkpoints = cfg.checkpoint or find_checkpoints(with_default=not cfg.results)
     if not checkpoints and not cfg.results:
@@ -70,7 +72,7 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
         )
     rows = []
     for name, path in checkpoints.items():
-        generator, info = load_generator(path, device)
+        generator, info = open_generator(path, device)
         source = {"checkpoint": str(path), "trained_at": training_size(info)}
         source |= {key: info.get(key) for key in ("stage", "epoch", "step", "vgg", "commit")}
         predict = functools.partial(colorize, generator, training_size(info))
@@ -93,56 +95,56 @@ def stack(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
 
 
 def find_images(row: Row, batch: Sequence[Sample], l: Tensor) -> tuple[Tensor, list[int]]:
-    """Predict or look up a row's images of a batch, and note what is missing.
+    """Predict or look up a row's images of a batch, and note the missing ones in the row.
 
     Args:
-        row: any but the truth itself.
-        batch: B samples.
+        row: where they come from.
+        batch: B samples whose truth can be read.
         l: (B, 1, S, S), their true L, in [0, 100].
 
     Returns:
-        (B, 3, S, S) uint8, and which of them count: the truth stands in for those that are missing.
+        Images (B, 3, S, S), uint8, and the indices of those that count; the truth takes the place of the missing.
     """
-    everything = list(range(len(batch)))
     if row.predict:
-        return row.predict(l), everything
-    found = [sample.finished.get(row.name, "no file of this name") for sample in batch]
-    row.missing |= {str(batch[i].path): found[i] for i in everything if isinstance(found[i], str)}
-    here = [i for i in everything if not isinstance(found[i], str)]
-    return stack([found[i] if i in here else batch[i].truth for i in everything], l.device), here
+        return row.predict(l), list(range(len(batch)))
+    row.missing |= {str(sample.path): sample.problems[row.name] for sample in batch if row.name in sample.problems}
+    images = [sample.images.get(row.name, sample.truth) for sample in batch]
+    return stack(images, l.device), [i for i, sample in enumerate(batch) if row.name in sample.images]
 
 
 @torch.inference_mode()
 def score_batch(
     batch: Sequence[Sample],
     rows: Sequence[Row],
-    fid: metrics.FID | None,
+    fid: FID | None,
     lpips: LPIPS | None,
     device: torch.device,
 ) -> None:
-    """Score a batch of readable true images in every row."""
+    """Score every row on a batch of true images that can be read."""
     true_levels = stack([sample.truth for sample in batch], device)  # (B, 3, S, S), uint8
     truth = true_levels.float() / 255
     l = torch.stack([lightness(sample.truth) for sample in batch]).to(device)  # (B, 1, S, S), in [0, 100]
     similarity = metrics.StructuralSimilarity(truth)
     true_color = metrics.colorfulness(truth)  # (B,)
     if fid:
-        fid.add_truth(true_levels)
+        fid.add(GROUND_TRUTH, true_levels)
     for row in rows:
-        if row.name == GROUND_TRUTH:  # it equals itself, and need not be measured
+        distance = torch.zeros_like(true_color)
+        if row.name == GROUND_TRUTH:  # equal to itself; the metrics are known
             here, color = list(range(len(batch))), true_color
             ssim = torch.ones_like(color)
             ms_ssim = ssim if l.shape[-1] >= metrics.MS_SSIM_MIN_SIZE else math.nan * ssim
-            psnr, distance = math.inf * ssim, 0 * ssim
+            psnr = math.inf * ssim
         else:
             levels, here = find_images(row, batch, l)
             images = levels.float() / 255
             psnr, color = metrics.psnr(images, truth), metrics.colorfulness(images)
             ssim, ms_ssim = similarity.score(images)
-            distance = lpips.score(images, truth) if lpips else None
+            if lpips:
+                distance = lpips.score(images, truth)
             if fid and here:
                 fid.add(row.name, levels[here])
-        psnr = psnr.where(true_color > 0, math.nan)  # a gray truth says nothing of color
+        psnr = psnr.where(true_color > 0, math.nan)  # a gray truth says nothing about color
         scores = {"PSNR": psnr, "SSIM": ssim, "MS-SSIM": ms_ssim, "Colorfulness": color}
         scores["Delta colorfulness"] = color - true_color
         if lpips:
@@ -155,30 +157,31 @@ def score_batch(
 def draw(
     images: Sequence[Path], chosen: set[Path], rows: Sequence[Row], cfg: MetricsConfig, device: torch.device
 ) -> None:
-    """Make the images that the figures show in every row, of those true ones that can be read."""
+    """Fill `shown` of every row with the images for the figures, for the chosen true images that can be read."""
     items = [(index, path) for index, path in enumerate(images) if path in chosen]
     for batch in read_batches(items, rows, cfg):
-        batch = [sample for sample in batch if not isinstance(sample.truth, str)]
+        batch = [sample for sample in batch if GROUND_TRUTH in sample.images]
         if not batch:
             continue
         l = torch.stack([lightness(sample.truth) for sample in batch]).to(device)  # (B, 1, S, S), in [0, 100]
         for row in rows:
-            if row.name == GROUND_TRUTH:
-                row.shown |= {sample.path: sample.truth for sample in batch}
-                continue
             levels, here = find_images(row, batch, l)
             row.shown |= {batch[i].path: levels[i].permute(1, 2, 0).cpu().numpy() for i in here}
 
 
 def evaluate(cfg: MetricsConfig) -> None:
-    """Score every row in one pass over the images, and write the report."""
+    """Score every row in one pass over the images, and write the report.
+
+    Raises:
+        UserError: a setting is out of range, there is nothing to score, or no image can be read.
+    """
     if min(cfg.max_images, cfg.batch_size) < 1 or cfg.img_size < 16:
         raise UserError("--max-images and --batch-size must be at least 1, --img-size at least 16")
     device = set_up_device(cfg.device)
     images = list_images(cfg.images_dir, mend=FIRST)[: cfg.max_images]
     rows = open_rows(cfg, images, device)
     hold(cfg.output_dir)
-    fid = metrics.load_fid(cfg.inception_weights, device)
+    fid = load_fid(cfg.inception_weights, device)
     lpips = load_lpips(cfg.lpips_weights, cfg.img_size, device)
     if cfg.img_size < metrics.MS_SSIM_MIN_SIZE:
         say(f"no MS-SSIM: it needs --img-size {metrics.MS_SSIM_MIN_SIZE} or more")
@@ -186,10 +189,12 @@ def evaluate(cfg: MetricsConfig) -> None:
     share = list(enumerate(images))[rank() :: world_size()]
     with tqdm(total=len(images), desc="scoring", unit="image", disable=not is_main()) as progress:
         for batch in read_batches(share, rows, cfg):
-            skipped |= {str(sample.path): sample.truth for sample in batch if isinstance(sample.truth, str)}
-            if readable := [sample for sample in batch if not isinstance(sample.truth, str)]:
+            skipped |= {str(s.path): s.problems[GROUND_TRUTH] for s in batch if GROUND_TRUTH in s.problems}
+            if readable := [sample for sample in batch if GROUND_TRUTH in sample.images]:
                 score_batch(readable, rows, fid, lpips, device)
-            progress.update(min(len(batch) * world_size(), len(images) - progress.n))  # the others go on alike
+            progress.update(
+                min(len(batch) * world_size(), len(images) - progress.n)
+            )  # the other processes are about as far
     skipped = merge_processes(images, rows, fid, skipped)
     if not is_main():
         return
@@ -201,7 +206,7 @@ def evaluate(cfg: MetricsConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code."""
+    """Run the command line and return the exit code."""
     return run_script(MetricsConfig, evaluate, argv)
 
 

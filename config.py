@@ -1,4 +1,4 @@
-"""Every default of every script, once. Each dataclass is one script's command line, through tyro."""
+"""All defaults of all scripts. Each dataclass is the command line of one script, parsed by tyro."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FilterConfig:
     data_root: Path = DATA_ROOT
     """Folder that holds train2017/ and annotations/."""
     images_dir: Path | None = None
-    """Folder (or list file) of images to filter instead of <data-root>/train2017."""
+    """Folder of images, or a text file with one path per line; <data-root>/train2017 when not given."""
     annotations: Path | None = None
     """COCO instance annotations instead of <data-root>/annotations/instances_train2017.json."""
     use_annotations: bool = True
@@ -50,11 +50,11 @@ class FilterConfig:
     output_dir: Path = SUBSET_DIR
     """Folder for the chosen images (hard links where the file system has them) and filter_report.json."""
     categories: tuple[str, ...] = ()
-    """COCO category names that count as objects; none named means all 80."""
+    """COCO category names that count as objects; all 80 when none is given."""
     min_largest_object: float = 0.02
     """The largest allowed object must cover at least this share of the image's area."""
     max_largest_object: float = 0.95
-    """... and at most this share."""
+    """The largest allowed object may cover at most this share of the image's area."""
     min_objects: int = 1
     """Fewest allowed objects in an image."""
     max_objects: int = 30
@@ -68,7 +68,7 @@ class FilterConfig:
     min_chroma: float = 2.0
     """Smallest mean ab chroma, in CIELAB units; below it an image counts as gray."""
     num_workers: int = CORES
-    """Threads."""
+    """Threads for reading and converting images."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class CacheConfig:
     """Convert images to uint8 LAB once."""
 
     images_dir: Path = SUBSET_DIR
-    """Folder of images, or a text file with one path a line."""
+    """Folder of images, or a text file with one path per line."""
     cache_dir: Path = CACHE_DIR
     """Parent of the caches; this one is <cache-dir>/<name of images-dir>."""
     load_size: int = 286
@@ -86,19 +86,31 @@ class CacheConfig:
     overwrite: bool = False
     """Replace a cache that was made for another request."""
     num_workers: int = CORES
-    """Threads."""
+    """Threads for reading and converting images."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """What the three stages have in common."""
 
+    images_dir: Path
+    """Folder of images, or a text file with one path per line."""
+    output_dir: Path
+    """Folder for checkpoints, logs and samples."""
+    init_checkpoint: Path | None
+    """G_*.pt to start from; the D_*.pt beside it is read as well."""
+    epochs: int
+    """Passes over the images."""
+    learning_rate: float
+    """Peak learning rate of both optimizers."""
+    lambda_l1: float
+    """Weight of the L1 loss of ab, relative to the adversarial loss."""
     cache_dir: Path = CACHE_DIR
     """Parent of the caches; the one named after images-dir is used when it exists."""
     max_steps: int | None = None
-    """Stop after this many steps, whatever the epochs."""
+    """Stop after this many steps, even in the middle of an epoch."""
     batch_size: int = 16
-    """Images a step, in each process."""
+    """Images per step and process."""
     img_size: int = 256
     """Side of the square training crops, in pixels."""
     load_size: int = 286
@@ -114,7 +126,7 @@ class TrainingConfig:
     val_fraction: float = 0.02
     """Share of the images held out, chosen by a hash of the file name: the same for every stage."""
     val_images: int = 500
-    """Most held-out images that are scored after an epoch."""
+    """Maximum number of held-out images scored after an epoch."""
     sample_every: int = 5
     """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 5
@@ -128,7 +140,7 @@ class TrainingConfig:
     device: str = DEVICE
     """cuda, mps or cpu."""
     resume: bool = True
-    """Go on from last.pt in output-dir; --no-resume starts anew and removes what the earlier run wrote."""
+    """Resume from last.pt in output-dir; --no-resume starts over and deletes what the earlier run wrote."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +148,12 @@ class TrainConfig(TrainingConfig):
     """Stage 1: from scratch on the filtered subset."""
 
     images_dir: Path = SUBSET_DIR
-    """Folder of images, or a text file with one path a line."""
     output_dir: Path = SUBSET_CHECKPOINTS
-    """Folder for checkpoints, logs and samples."""
     init_checkpoint: Path | None = None
     """Start from this G_*.pt (and the D_*.pt beside it) instead of random weights."""
     epochs: int = SUBSET_EPOCHS
-    """Passes over the images."""
     learning_rate: float = 2e-4
-    """Peak learning rate of both optimizers."""
     lambda_l1: float = 150.0
-    """Weight of the L1 loss of ab against the adversarial loss."""
     gen_width: int = 64
     """Channels of the generator's first level."""
     gen_depth: int = 6
@@ -164,25 +171,17 @@ class FinetuneConfig(TrainingConfig):
     """Stage 2: from stage 1 on the full data set."""
 
     images_dir: Path = DATA_ROOT / "train2017"
-    """Folder of images, or a text file with one path a line."""
     filter_report: Path = SUBSET_DIR / FILTER_REPORT
     """Report of filter.py; the images that it found gray or broken are left out."""
     output_dir: Path = FINETUNE_CHECKPOINTS
-    """Folder for checkpoints, logs and samples."""
     init_checkpoint: Path = SUBSET_CHECKPOINT
     """Stage 1's G_*.pt; the D_*.pt beside it is read as well."""
     epochs: int = FINETUNE_EPOCHS
-    """Passes over the images."""
     learning_rate: float = 5e-5
-    """Peak learning rate of both optimizers."""
     lambda_l1: float = 250.0
-    """Weight of the L1 loss of ab against the adversarial loss."""
     scale_jitter: float = 0.1
-    """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
     sample_every: int = 1
-    """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 1
-    """Epochs between G_*.pt files; the last epoch always has one."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,6 @@ class VGGConfig(TrainingConfig):
     """Stage 3: from stage 2 with a VGG16 perceptual loss."""
 
     images_dir: Path = DATA_ROOT / "train2017"
-    """Folder of images, or a text file with one path a line."""
     filter_report: Path = SUBSET_DIR / FILTER_REPORT
     """Report of filter.py; the images that it found gray or broken are left out."""
     output_dir: Path = FINETUNE_CHECKPOINTS
@@ -198,20 +196,15 @@ class VGGConfig(TrainingConfig):
     init_checkpoint: Path = FINETUNE_CHECKPOINT
     """Stage 2's G_*.pt; the D_*.pt beside it is read as well."""
     epochs: int = 1
-    """Passes over the images."""
     learning_rate: float = 2e-5
-    """Peak learning rate of both optimizers."""
     lambda_l1: float = 30.0
-    """Weight of the L1 loss of ab against the adversarial loss."""
     lambda_vgg: float = 1.0
     """Weight of the VGG16 perceptual loss."""
     vgg_weights: str = "imagenet"
     """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, stand-in (random), or
     imagenet-or-stand-in."""
     sample_every: int = 1
-    """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 1
-    """Epochs between G_*.pt files; the last epoch always has one."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +212,7 @@ class InferConfig:
     """Color an image, a folder or a video."""
 
     input: tyro.conf.Positional[Path]
-    """Image, folder, text file with one path a line, or video."""
+    """Image, folder, text file with one path per line, or video."""
     checkpoint: tyro.conf.Positional[Path | None] = None
     """G_*.pt file, or the .onnx file that export_lab.py made of it, which runs on the CPU. When none is named: the
     newest stage's output, or weights/G_default.pt where no stage has run."""
@@ -229,7 +222,7 @@ class InferConfig:
     """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
     the input's own size in any case."""
     max_pixels: int = 2**28
-    """A larger image is refused before memory is taken for it."""
+    """Refuse images with more pixels than this."""
     batch_size: int = 8
     """Images of one shape that go through the network together; fewer where a GPU's memory does not hold them."""
     recursive: bool = False
@@ -241,7 +234,7 @@ class InferConfig:
     device: str = DEVICE
     """cuda, mps or cpu."""
     num_workers: int = CORES
-    """Threads that read and write."""
+    """Threads for reading, coloring and writing."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +252,7 @@ class MetricsConfig:
     """Score checkpoints against the truth."""
 
     images_dir: Path = DATA_ROOT / "test2017"
-    """Folder of true color images, or a text file with one path a line."""
+    """Folder of true color images, or a text file with one path per line."""
     checkpoint: dict[str, Path] = field(default_factory=dict)
     """Rows to score as NAME PATH pairs; when none is given, each stage's newest checkpoint that exists, and
     weights/G_default.pt unless --results are."""
@@ -284,7 +277,7 @@ class MetricsConfig:
     device: str = DEVICE
     """cuda, mps or cpu."""
     num_workers: int = CORES
-    """Threads that read."""
+    """Threads for reading."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +285,7 @@ class DemoConfig:
     """Color photographs on a web page."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
+    """Address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = 7860
     """Port to listen on."""
     device: str = DEVICE

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import read_json
+from config import TrainingConfig
+from dataset_lab_subset import LabSubsetDataset
+from utils import run
+from utils.data.samples import LabDataset, Source, image_keys, source_hash
+from utils.data.split import drop_rejected
+from utils.files import FIRST, list_images, read_json
 from utils.run import UserError
-from utils.samples import LabDataset
 
 CACHE_FORMAT = 2
 
@@ -71,12 +75,11 @@ class LabCacheDataset(LabDataset):
                 raise UserError(f"{folder}: made by another version of cache_lab.py; {mend}")
             if meta["load_size"] != load_size:
                 raise UserError(
-                    f"{folder}: holds images at {meta['load_size']} px, --load-size asks {load_size}; {mend}"
+                    f"{folder}: holds images at {meta['load_size']} px, but --load-size is {load_size}; {mend}"
                 )
             if meta["source_hash"] != source_hash:
-                raise UserError(
-                    f"{folder}: not of the images in {images_dir} now; give another --cache-dir, or {mend}"
-                )
+                what = f"{folder}: made from other images than those now in {images_dir}"
+                raise UserError(f"{what}; give another --cache-dir, or {mend}")
             entries = {}
             for number, shard in enumerate(index["shards"]):
                 offset = 0
@@ -113,4 +116,34 @@ class LabCacheDataset(LabDataset):
 
     def to_planes(self, crop: np.ndarray) -> Sequence[np.ndarray]:
         """Give the planes of a part of an image, as they are stored."""
-        return crop.transpose(2, 0, 1)
+        return list(crop.transpose(2, 0, 1))
+
+
+def open_source(cfg: TrainingConfig, filter_report: Path | None = None) -> Source:
+    """Find the images of a stage, in the cache where there is one, else as files.
+
+    Args:
+        cfg: the command line.
+        filter_report: leave out the images that this report calls gray or unreadable.
+
+    Raises:
+        UserError: there are no images, or the cache or the report does not fit them.
+    """
+    images = list_images(cfg.images_dir, mend=FIRST)
+    key = source_hash(cfg.images_dir, images)
+    folder = cache_folder(cfg.cache_dir, cfg.images_dir)
+    used = images if filter_report is None else drop_rejected(images, filter_report)
+    if not (folder / "index.json").exists():
+        hint = f"python cache_lab.py --images-dir {cfg.images_dir} makes it faster"
+        run.say(f"data: {cfg.images_dir} from the files ({hint})")
+        sizes = cfg.img_size, cfg.load_size
+        return Source(used, key, lambda paths, seed: LabSubsetDataset(paths, *sizes, seed, cfg.scale_jitter))
+    run.say(f"data: {cfg.images_dir} from the cache {folder}")
+    index = LabCacheDataset.open_index(folder, cfg.images_dir, key, cfg.load_size)
+    names = dict(zip(images, image_keys(cfg.images_dir, images), strict=True))
+    cached = [path for path in used if names[path] in index.entries]  # less what the cache skipped as broken
+
+    def open_samples(paths: Sequence[Path], seed: int | None) -> LabCacheDataset:
+        return LabCacheDataset(index, [names[path] for path in paths], cfg.img_size, seed, cfg.scale_jitter)
+
+    return Source(cached, key, open_samples)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.samples import LabDataset, lab_planes, load_rgb
 from utils.images import ImageError
 from utils.run import UserError
-from utils.samples import LabDataset, lab_planes, load_rgb
 
 
 class LabSubsetDataset(LabDataset):

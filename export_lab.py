@@ -19,8 +19,7 @@ from torch import Tensor
 
 from config import ExportConfig
 from models_lab import GeneratorUNet
-from utils.checkpoint import load_generator
-from utils.exported import INPUT, KEY, OUTPUT, OnnxGenerator, describe
+from utils.coloring.exported import INPUT, KEY, OUTPUT, OnnxGenerator, describe, open_generator
 from utils.files import write_bytes
 from utils.run import UserError, hold, run_script, say
 
@@ -49,8 +48,10 @@ def export(generator: GeneratorUNet, metadata: str) -> tuple[bytes, bytes]:
         dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
         verbose=False,
     )
-    output = program.model.graph.outputs[0]
-    output.shape[2], output.shape[3] = "height", "width"  # in place of how they were computed
+    assert program is not None and program.exported_program is not None
+    shape = program.model.graph.outputs[0].shape
+    assert shape is not None
+    shape[2], shape[3] = "height", "width"  # in place of the expressions that compute them
     program.model.metadata_props[KEY] = metadata
     pt2 = io.BytesIO()
     torch.export.save(program.exported_program, pt2, extra_files={f"{KEY}.json": metadata})
@@ -71,9 +72,9 @@ def export_checkpoint(cfg: ExportConfig) -> None:
     Raises:
         UserError: the checkpoint cannot be used, a library is missing, or the libraries exported something else.
     """
-    generator, info = load_generator(cfg.checkpoint, torch.device("cpu"))
+    generator, info = open_generator(cfg.checkpoint, torch.device("cpu"))
     if not isinstance(generator, GeneratorUNet):
-        raise UserError(f"{cfg.checkpoint}: exported already; name the G_*.pt file")
+        raise UserError(f"{cfg.checkpoint}: is already exported; name the G_*.pt file")
     for library in LIBRARIES:
         try:
             importlib.import_module(library)
@@ -86,11 +87,11 @@ def export_checkpoint(cfg: ExportConfig) -> None:
     differences = {suffix: largest_difference(generator, exported) for suffix, exported in read.items()}
     for suffix, difference in differences.items():
         if not difference <= TOLERANCE:
-            raise UserError(f"the {suffix} file is off by {difference:.1e}; try other versions of torch, onnxscript")
+            raise UserError(f"the {suffix} file differs by {difference:.1e}; try other versions of torch, onnxscript")
     for suffix, data in zip(read, (onnx, pt2), strict=True):
         path = cfg.output_dir / f"{cfg.checkpoint.stem}{suffix}"
         write_bytes(path, data)
-        say(f"{path}: {len(data) / 1e6:.1f} MB, off by {differences[suffix]:.1e} at most")
+        say(f"{path}: {len(data) / 1e6:.1f} MB, differs by {differences[suffix]:.1e} at most")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,13 +5,12 @@
 
 Reads <data-root>/train2017 and <data-root>/annotations/instances_train2017.json (COCO: Lin et al. 2014,
 arXiv:1405.0312). Writes coco_subset_colorization/: the chosen images under their own names, and
-filter_report.json, which gives every rejected file its reasons. Pixels are measured in every image, also in one
-that its objects reject, because the later stages leave out whatever counts as gray or unreadable here.
+filter_report.json, which gives every rejected file its reasons. Pixels are measured in every image, even
+if its objects reject it, because the later stages leave out the images that are gray or unreadable.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import sys
@@ -25,10 +24,11 @@ import numpy as np
 from tqdm import tqdm
 
 from config import FILTER_REPORT, FilterConfig
-from utils.files import no_room, read_json, write_json
-from utils.images import FIRST, ImageError, list_images, map_in_threads, read_rgb, resize, shorter_side_shape
+from utils.data.annotations import read_objects
+from utils.files import FIRST, list_images, no_room, write_json
+from utils.images import ImageError, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
-from utils.run import UserError, hold, run_script, say
+from utils.run import UserError, hold, map_in_threads, run_script, say
 
 MEASURED_SIDE = 256  # pixels are measured at this shorter side: the means hardly move, the time does
 
@@ -39,58 +39,6 @@ class Verdict:
 
     reasons: list[str]
     detail: str = ""
-
-
-def _number(entry: dict[str, object], key: str, least: float) -> float:
-    value = entry[key]
-    if not isinstance(value, (int, float)) or not least <= value < 1e12:
-        raise ValueError(f"{key} {value!r:.50}")
-    return value
-
-
-def read_objects(annotations: Path, categories: tuple[str, ...]) -> dict[str, list[float]]:
-    """Read which objects each image shows; crowds do not count.
-
-    Args:
-        annotations: COCO instance annotations.
-        categories: names of the categories that count; none named means all.
-
-    Returns:
-        For each file name listed, every object's share of the image's area.
-
-    Raises:
-        UserError: the file is missing or broken, or a category does not exist.
-    """
-    mend = "python -m utils.coco --parts annotations gets COCO's; --no-use-annotations goes without"
-    coco = read_json(annotations, mend)
-    names, images, shares, strays, entry = {}, {}, {}, 0, None
-    try:
-        for entry in coco["categories"]:
-            names[entry["id"]] = str(entry["name"])
-        for entry in coco["images"]:
-            area = _number(entry, "width", 1) * _number(entry, "height", 1)
-            if entry["id"] in images or entry["file_name"] in shares:
-                raise ValueError("its id or file_name is there twice")
-            images[entry["id"]] = entry["file_name"], area
-            shares[entry["file_name"]] = []
-        for entry in coco["annotations"]:
-            if entry["image_id"] not in images:
-                strays += 1
-            elif not entry.get("iscrowd", 0):
-                file_name, image_area = images[entry["image_id"]]
-                share, category = _number(entry, "area", 0) / image_area, names[entry["category_id"]]
-                if not categories or category in categories:
-                    shares[file_name].append(share)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{type(error).__name__} {error} in {entry!r:.200}"
-        raise UserError(f"{annotations}: not COCO instance annotations ({what}); {mend}") from None
-    if strays:
-        say(f"{annotations}: {strays} annotations are of images that it does not list, and do not count")
-    for category in categories:
-        if category not in names.values():
-            near = difflib.get_close_matches(category, names.values(), n=3, cutoff=0.5) or sorted(names.values())
-            raise UserError(f"--categories {category}: no such category in {annotations}; near: {', '.join(near)}")
-    return shares
 
 
 def judge_objects(shares: list[float] | None, cfg: FilterConfig) -> list[str]:
@@ -114,7 +62,7 @@ def measure_pixels(path: Path) -> tuple[float, float, float]:
         ImageError: it cannot be decoded, or is too long for the later stages.
     """
     rgb = read_rgb(path, MEASURED_SIDE)
-    height, width = shorter_side_shape(*rgb.shape[:2], MEASURED_SIDE)
+    height, width = shorter_side_shape(rgb.shape[0], rgb.shape[1], MEASURED_SIDE)
     if height < rgb.shape[0]:
         rgb = resize(rgb, height, width)
     saturation = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1].mean() / 255
@@ -135,7 +83,7 @@ def judge_pixels(saturation: float, lightness: float, chroma: float, cfg: Filter
 
 
 def judge_images(images: list[Path], objects: dict[str, list[float]] | None, cfg: FilterConfig) -> list[Verdict]:
-    """Judge every image, in order, on all cores; `objects` None judges the pixels alone."""
+    """Judge every image, in order, on all cores; if `objects` is None, judge the pixels alone."""
 
     def judge(path: Path) -> Verdict:
         reasons = [] if objects is None else judge_objects(objects.get(path.name), cfg)
@@ -160,14 +108,14 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
             raise UserError(f"--output-dir {output_dir}: overlaps the images' folder {source}; choose another")
     is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
     if not is_free and not (output_dir / FILTER_REPORT).is_file():
-        raise UserError(f"--output-dir {output_dir}: is there already and holds no {FILTER_REPORT}; choose another")
+        raise UserError(f"--output-dir {output_dir}: already exists and has no {FILTER_REPORT}; choose another")
 
 
 def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
     """Replace `output_dir` by hard links (copies where linking fails) of the kept images and the report.
 
-    The folder is built beside its place and takes it by renaming, so an interrupted run leaves the old one, if not in
-    its place then for the next run to put it there. Images that have vanished since they were judged are left out.
+    The folder is built under a temporary name and renamed. After an interruption the old folder is still there, at
+    worst under a temporary name that the next run restores. Images deleted since they were judged are left out.
 
     Raises:
         UserError: there is no room.
@@ -188,7 +136,7 @@ def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) 
                     continue
                 try:
                     shutil.copy2(path, fresh / path.name)
-                except OSError as error:  # which names the source, whatever it was
+                except OSError as error:  # its message always names the source
                     raise no_room(fresh / path.name, error) from error
         write_json(fresh / FILTER_REPORT, report)
         if output_dir.exists():
@@ -218,7 +166,8 @@ def filter_images(cfg: FilterConfig) -> None:
         annotations = cfg.annotations or cfg.data_root / "annotations" / "instances_train2017.json"
         objects = read_objects(annotations, cfg.categories)
         if not any(path.name in objects for path in images):
-            raise UserError(f"{annotations}: lists no image of {source}; give its own, or --no-use-annotations")
+            mend = "give the annotations of these images, or --no-use-annotations"
+            raise UserError(f"{annotations}: lists no image of {source}; {mend}")
 
     verdicts = judge_images(images, objects, cfg)
     rejected = {path.name: verdict for path, verdict in zip(images, verdicts, strict=True) if verdict.reasons}

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.run import UserError
-
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
     """Make a normalization layer with learned scale and shift.
@@ -23,7 +21,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
         channels: of its input.
 
     Raises:
-        UserError: the name is unknown.
+        ValueError: the name is unknown.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
@@ -31,7 +29,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "group":
         return nn.GroupNorm(max(1, channels // 16), channels)
-    raise UserError(f"norm {norm!r}: give batch, instance or group")
+    raise ValueError(f"norm {norm!r}: give batch, instance or group")
 
 
 def init_weights(module: nn.Module) -> None:
@@ -65,7 +63,7 @@ class UpSample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, upsample: str, kernel_size: int = 1):
         super().__init__()
         if upsample not in ("pixelshuffle", "resize"):
-            raise UserError(f"upsample {upsample!r}: give pixelshuffle or resize")
+            raise ValueError(f"upsample {upsample!r}: give pixelshuffle or resize")
         self.shuffle = upsample == "pixelshuffle"
         conv_channels = out_channels * 4 if self.shuffle else out_channels
         self.conv = nn.Conv2d(in_channels, conv_channels, kernel_size, padding=kernel_size // 2)
@@ -106,13 +104,13 @@ class GeneratorUNet(nn.Module):
         upsample: "pixelshuffle" or "resize".
 
     Raises:
-        UserError: an argument is out of its range.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, width: int = 64, depth: int = 6, norm: str = "batch", upsample: str = "pixelshuffle"):
         super().__init__()
         if width < 2 or width % 2 or depth < 2:
-            raise UserError(f"width {width}, depth {depth}: the width must be even and the depth at least 2")
+            raise ValueError(f"width {width}, depth {depth}: the width must be even and the depth at least 2")
         self.architecture = {"width": width, "depth": depth, "norm": norm, "upsample": upsample}
         channels = [width * min(2**level, 8) for level in range(depth)]
         # No norm on the first level (it would hide the image's own lightness), nor on the bottleneck, which may be

@@ -1,119 +1,79 @@
-"""Measure every part of the project against the textbook loop, side by side.
+"""Compare every part of the project with the textbook loop, side by side.
 
     python -m benchmarks [--images-dir PHOTOGRAPHS] [--device cuda]
 
-Reads a folder of JPEGs; without one, crops of the photographs that scikit-image ships. Prints one table and writes
-benchmarks/results/<machine>.json. Both sides are timed in turns (A B A B) in one run; the figures are medians.
+Reads a folder of JPEGs; without one, photographs that scikit-image ships. Prints one table and, after a run of all
+parts, writes benchmarks/results/<machine>.json. Both sides take turns (A B A B); the figures are medians.
 """
 
-from __future__ import annotations
-
-import os
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
-import numpy as np
 import torch
-from skimage import data
 
-from benchmarks import folders, loading, memory, textbook, training
-from benchmarks.measure import ROOT, Row, copy_rate, machine_name, matmul_rate
-from config import DEVICE
+from benchmarks import processes, training
+from benchmarks.measure import ROOT, Row, in_fresh_process, machine_name, make_main, markdown, matmul_rate, repeat
+from config import CORES, DEVICE
 from utils import run
+from utils.data.sample_set import load_photo
 from utils.files import write_json
-from utils.run import UserError
+from utils.images import resize
 
-PARTS = ("loading", "training", "folders", "memory")
+Part = Literal["loading", "training", "folders", "memory", "export"]
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Measure every part against the textbook loop."""
+    """Compare every part with the textbook loop."""
 
-    images_dir: Path | None = None
-    """Folder of JPEG photographs of COCO's size; crops of scikit-image's photographs when not given."""
-    parts: tuple[str, ...] = PARTS
-    """Which parts: loading, training, folders, memory."""
-    device: str = DEVICE
-    """cuda, mps or cpu."""
-    images: int = 160
-    """Images that are colored, scored and loaded; fewer are repeated."""
-    turns: int = 2
-    """Pairs of timings; loading takes twice as many and one."""
-    steps: int = 4
-    """Training steps in each timing; 50 are better on a GPU."""
+    images_dir: Path | None = None  # Folder of JPEGs of COCO's size; scikit-image's photographs when not given.
+    parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export")  # Which parts.
+    device: str = DEVICE  # cuda, mps or cpu.
+    images: int = 160  # Images to color, score and load; fewer are repeated.
+    turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
+    steps: int = 4  # Training steps per timing; 50 are better on a GPU.
 
 
-def sample_photographs(folder: Path) -> list[Path]:
-    """Write crops of 640 x 480 pixels of scikit-image's photographs as JPEGs."""
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    paths = []
+def write_photographs(folder: Path) -> Iterator[Path]:
+    """Write photographs of scikit-image's as JPEGs of 640 x 480 pixels."""
     for name in ("astronaut", "coffee", "chelsea", "rocket"):
-        photograph = cv2.resize(getattr(data, name)(), (900, 700), interpolation=cv2.INTER_CUBIC)
-        for number in range(12):
-            top, left = draw.integers(220), draw.integers(260)
-            paths.append(folder / f"{name}_{number:02d}.jpg")
-            cv2.imwrite(str(paths[-1]), photograph[top : top + 480, left : left + 640, ::-1])
-    return paths
+        path = folder / f"{name}.jpg"
+        cv2.imwrite(str(path), resize(load_photo(name), 480, 640)[:, :, ::-1])
+        yield path
 
 
-def repeat(images: Sequence[Path], count: int, folder: Path) -> Path:
-    """Fill a folder with `count` copies of images under new names."""
-    folder.mkdir()
-    for number in range(count):
-        shutil.copyfile(images[number % len(images)], folder / f"{number:06d}.jpg")
-    return folder
-
-
-def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> list[Row]:
+def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[Row]:
     """Run the parts in a working folder."""
-    if unknown := set(cfg.parts) - set(PARTS):
-        raise UserError(f"--parts {' '.join(sorted(unknown))}: give some of {' '.join(PARTS)}")
-    images = sample_photographs(work / "photographs") if cfg.images_dir is None else []
-    if cfg.images_dir is not None:
-        images = [path for path in textbook.list_folder(cfg.images_dir) if path.suffix.lower() != ".png"]
-        if not images:
-            raise UserError(f"{cfg.images_dir}: no JPEGs there")
+    listed = write_photographs(work) if cfg.images_dir is None else sorted(cfg.images_dir.iterdir())
+    images = [path for path in listed if path.suffix.lower() in (".jpg", ".jpeg")]
+    if not images:
+        raise run.UserError(f"{cfg.images_dir}: no JPEGs there")
     some = repeat(images, cfg.images, work / "some")
-    rows = []
-    if "loading" in cfg.parts:
-        rows += loading.measure(some, work, 2 * cfg.turns + 1)
-    if "training" in cfg.parts:
-        needed = (training.WARM_UP + cfg.steps) * 16
-        enough = repeat(images, needed + needed // 8 + 16, work / "enough")
-        caches = {}
-        for size in (256, 128):
-            caches[size] = work / f"textbook{size}", work / f"ours{size}"
-            textbook.cache(textbook.list_folder(some), caches[size][0], size)
-            loading.build(enough, caches[size][1], size * 286 // 256, os.cpu_count() or 1)
-        rows += training.measure(enough, caches, work, device, cfg.turns, cfg.steps)
-    if "folders" in cfg.parts:
-        rows += folders.measure(some, work, device, cfg.turns)
-    if "memory" in cfg.parts:
-        few, many = (repeat(images, count, work / f"memory{count}") for count in (80, 800))
-        rows += memory.measure(few, many, work, device)
-    return rows
+    parts: dict[Part, Callable[[], list[Row]]] = {
+        "loading": lambda: in_fresh_process(training.measure_loading, some, work, 2 * cfg.turns + 1),
+        "training": lambda: training.measure_steps(images, work, device, cfg.turns, cfg.steps),
+        "folders": lambda: processes.measure_folders(some, work, device, cfg.turns),
+        "memory": lambda: processes.measure_memory(images, work, device),
+        "export": lambda: processes.measure_export(work, 2 * cfg.turns + 1),
+    }
+    for part in cfg.parts:
+        run.say(f"{part} ...")
+        yield from parts[part]()
 
 
 def table(rows: Sequence[Row]) -> str:
     """Lay the rows out as a Markdown table."""
-    lines = [
-        "| part | textbook | ours | unit | ratio | aim | conditions |",
-        "| --- | ---: | ---: | --- | ---: | ---: | --- |",
-    ]
+    cells = []
     for row in rows:
-        theirs = "" if row.textbook is None else f"{row.textbook:.4g}"
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
-        aim = "" if row.target is None else f"{row.target:g}x"
-        lines.append(f"| {row.part} | {theirs} | {row.ours:.4g} | {row.unit} | {ratio} | {aim} | {row.note} |")
-    return "\n".join(lines)
+        theirs, *ratios = ("" if x is None else f"{x:.4g}" for x in (row.textbook, row.ratio, row.target))
+        cells.append([row.part, theirs, f"{row.ours:.4g} {row.unit}", *ratios, row.note])
+    return markdown(["part", "textbook", "ours", "ratio", "aim", "conditions"], cells, "---")
 
 
 def benchmark(cfg: BenchmarkConfig) -> None:
@@ -121,33 +81,27 @@ def benchmark(cfg: BenchmarkConfig) -> None:
     started = time.perf_counter()
     device = run.set_up_device(cfg.device)
     with tempfile.TemporaryDirectory() as work:
-        rows = measure(cfg, Path(work), device)
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        rows = list(measure(cfg, Path(work), device))
     conditions = {
         "machine": machine_name(device),
-        "cores": os.cpu_count(),
+        "cores": CORES,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "commit": run.git_commit(),
         "images": "scikit-image's photographs" if cfg.images_dir is None else cfg.images_dir.name,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "opencv": cv2.__version__},
-        "matmul_gflops": {name: round(matmul_rate(device, dtype) / 1e9) for name, dtype in dtypes.items()},
-        "copy_gigabytes": round(copy_rate(device) / 1e9, 1),
+        "matmul_gflops": {d: round(matmul_rate(device, getattr(torch, d)) / 1e9) for d in ("float32", "bfloat16")},
         "turns": cfg.turns,
         "seconds": round(time.perf_counter() - started),
     }
-    print(table(rows))
-    for name, value in conditions.items():
-        print(f"{name}: {value}")
-    path = ROOT / "benchmarks" / "results" / f"{conditions['machine']}.json"
-    write_json(path, {**conditions, "rows": [asdict(row) for row in rows]})
-    print(f"written to {path}")
+    print(table(rows), *(f"{name}: {value}" for name, value in conditions.items()), sep="\n")
+    if set(cfg.parts) == set(BenchmarkConfig.parts):
+        path = ROOT / "benchmarks" / "results" / f"{conditions['machine']}.json"
+        write_json(path, {**conditions, "rows": [asdict(row) for row in rows]})
+        print(f"written to {path}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code."""
-    return run.run_script(BenchmarkConfig, benchmark, argv)
-
+main = make_main(BenchmarkConfig, benchmark)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,25 +1,62 @@
-"""What `benchmarks.ablate` says of a generator: the report's measures, and those of a whole set's colors."""
+"""Score the colors of a generator: the report's measures, and those of a whole set's colors.
 
-from __future__ import annotations
+    python -m benchmarks.color_scores --images-dir PHOTOGRAPHS --checkpoint weights/G_default.pt
 
+Reads photographs and a G_*.pt file; prints a line per measure. `benchmarks.ablate` and `benchmarks.race` score by it.
+"""
+
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import make_main
 from calculate_metrics import grayscale, predict_at, stack
-from config import MetricsConfig
-from utils import metrics
-from utils.evaluation import load_square
+from config import CORES, DEVICE, MetricsConfig
+from utils import run
+from utils.coloring.exported import open_generator
+from utils.files import list_images
+from utils.images import ImageError, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab, to_uint8
+from utils.report import metrics
+from utils.training.checkpoints import training_size
 
+# CIELAB units: a truth of a lower mean chroma is left out. It says nothing of color, and a faint tint on it costs
+# 10 dB, so that a few such images would decide the mean.
+MIN_CHROMA = 5.0
+GRAY_CHROMA = 4.0  # CIELAB units: a result of a lower mean chroma looks gray
 BINS = 32  # of a and of b, over [-100, 100]
-GRAY_CHROMA = 4.0  # CIELAB units: an image of a lower mean looks gray
-FACTORS = (0.5, 0.7, 0.85, 1.2, 1.5, 1.9, 2.4)  # on ab
+FACTORS = (1.0, 0.5, 0.7, 0.85, 1.2, 1.5, 1.9, 2.4)  # on ab
 SHARE = 0.7
 REC_601 = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # luma of video, and of most software
+
+
+@dataclass(frozen=True)
+class ColorScoresConfig:
+    """Score the colors of a generator."""
+
+    images_dir: Path  # Photographs: a folder, or a text file with one path a line.
+    checkpoint: Path  # G_*.pt file, or the .onnx file that export_lab.py made of it.
+    device: str = DEVICE  # cuda, mps or cpu.
+
+
+def load_square(path: Path) -> np.ndarray | None:
+    """Read an image as (S, S, 3), uint8, as `calculate_metrics.py` does; None for one that cannot be read."""
+    try:
+        return resize(read_rgb(path), MetricsConfig.img_size, MetricsConfig.img_size)
+    except ImageError as error:
+        run.say(f"skipped {path}: {error}")
+        return None
+
+
+def mean_chroma(ab: Tensor) -> Tensor:
+    """Average the chroma of ab (B, 2, H, W) over each image, (B,)."""
+    return ab.square().sum(dim=1).sqrt().mean(dim=(1, 2))
 
 
 def ab_histogram(ab: Tensor) -> Tensor:
@@ -30,73 +67,83 @@ def ab_histogram(ab: Tensor) -> Tensor:
 
 def gain_at_share(shares: Sequence[float], gains: Sequence[float], share: float = SHARE) -> float:
     """Interpolate the PSNR gain at a share of the truth's colorfulness; NaN where none of the points has as much."""
-    points = sorted(zip(shares, gains, strict=True))
-    return float(np.interp(share, *zip(*points, strict=True), right=float("nan")))
+    order = np.argsort(shares)
+    return float(np.interp(share, np.array(shares)[order], np.array(gains)[order], right=float("nan")))
 
 
 @torch.inference_mode()
 def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch.device) -> dict[str, float]:
-    """Score a generator by the protocol of `calculate_metrics.py`, on images that have color.
+    """Score a generator by the protocol of `calculate_metrics.py`, on the images that have color.
 
     Args:
         generator: maps L (B, 1, S, S) to ab (B, 2, S, S), both in [-1, 1]; on `device`, in eval mode.
         size: S, at which it was trained.
-        images: the truth.
-        device: where to compute.
+        images: the truth; a UserError says so if none of it has color.
+        device: of the generator.
 
     Returns:
-        "psnr" and "psnr_gain" (over the grayscale image) in dB, "ssim", "ms_ssim", "colorfulness", its
-        "colorfulness_share" of the truth's, "histogram_distance" (total variation between the ab histograms of the
-        two sets, in [0, 1]), "nearly_gray" (share of images with a mean chroma below GRAY_CHROMA), "rec_601_gain"
-        (the PSNR gain of the ab that follow from a gray image of other weights than LAB's), and "gain_at_70" (that
-        of all ab times the factor that gives SHARE of the truth's colorfulness: it compares pale and colorful
-        recipes).
+        The measures that docs/RECIPE.md explains, PSNR and its gains in dB: "psnr_gain" over the grayscale image,
+        "rec_601_gain" when the network sees the gray of video instead of L, "gain_at_70" with all ab scaled to SHARE
+        of the truth's colorfulness (NaN where no factor gives as much). The counts "images" and "left_out".
     """
-    cfg = MetricsConfig()
-    columns, scaled = [], []
-    histograms = torch.zeros(2, BINS * BINS, dtype=torch.float64)
-    for start in range(0, len(images), cfg.batch_size):
-        squares = [load_square(path, cfg) for path in images[start : start + cfg.batch_size]]
-        squares = [square for square in squares if not isinstance(square, str)]
-        truth = stack(squares, device).float() / 255  # (B, 3, S, S)
-        l = torch.stack([lightness(square) for square in squares]).to(device)  # (B, 1, S, S)
-        predicted = denormalize_ab(predict_at(generator, size, normalize_l(l)).float())  # (B, 2, S, S)
+    rows, left_out, histograms = [], 0, torch.zeros(2, BINS * BINS, dtype=torch.float64)
 
-        def color(ab: Tensor, l: Tensor = l) -> tuple[Tensor, Tensor]:
-            lab = fit_gamut(torch.cat([l, ab], dim=1))
-            return lab[:, 1:], to_uint8(lab_to_rgb(lab)).float() / 255
+    def predict(l: Tensor) -> Tensor:
+        return denormalize_ab(predict_at(generator, size, normalize_l(l)).float())
 
-        ab, fake = color(predicted)
-        other_l = rgb_to_lab((truth * REC_601).sum(dim=1, keepdim=True).expand_as(truth))[:, :1]
-        other_ab = denormalize_ab(predict_at(generator, size, normalize_l(other_l)).float())
-        gray = metrics.psnr(grayscale(l).float() / 255, truth)
-        chroma = ab.square().sum(dim=1).sqrt().mean(dim=(1, 2))
-        similarity = metrics.StructuralSimilarity(truth).score(fake)
-        colors = metrics.colorfulness(fake), metrics.colorfulness(truth)
-        from_rec_601 = metrics.psnr(color(other_ab)[1], truth)
-        row = [metrics.psnr(fake, truth), gray, *similarity, *colors, chroma, from_rec_601]
-        columns.append(torch.stack(row).cpu())
-        for factor in FACTORS:
-            _, other = color(factor * predicted)
-            scaled.append(torch.stack([metrics.psnr(other, truth) - gray, metrics.colorfulness(other)]).cpu())
+    def color(l: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+        lab = fit_gamut(torch.cat([l, ab], dim=1))
+        return lab[:, 1:], to_uint8(lab_to_rgb(lab)).float() / 255
+
+    squares = (square for square in run.map_in_threads(load_square, images, CORES) if square is not None)
+    while batch := list(islice(squares, MetricsConfig.batch_size)):
+        truth, l = stack(batch, device).float() / 255, torch.stack(list(map(lightness, batch))).to(device)
+        colored = mean_chroma(rgb_to_lab(truth)[:, 1:]) >= MIN_CHROMA
+        left_out += int((~colored).sum())
+        if not colored.any():
+            continue
+        truth, l = truth[colored], l[colored]  # (B, 3, S, S) and (B, 1, S, S)
+        video_l = rgb_to_lab((truth * REC_601.to(device)).sum(dim=1, keepdim=True).expand_as(truth))[:, :1]
+        from_video, predicted = color(l, predict(video_l))[1], predict(l)
+        ab, fake = color(l, predicted)  # (B, 2, S, S) and (B, 3, S, S)
+        row = [metrics.psnr(grayscale(l).float() / 255, truth), metrics.psnr(from_video, truth), mean_chroma(ab)]
+        row += [metrics.colorfulness(truth), *metrics.StructuralSimilarity(truth).score(fake)]
+        for other in (color(l, factor * predicted)[1] for factor in FACTORS):
+            row += [metrics.psnr(other, truth), metrics.colorfulness(other)]
+        rows.append(torch.stack(row).cpu())
         histograms += torch.stack([ab_histogram(rgb_to_lab(truth)[:, 1:]), ab_histogram(ab)]).cpu()
-    table = torch.cat(columns, dim=1)  # (8, N)
-    colored = table[5] > 0  # a gray truth says nothing of color
-    table = table[:, colored]
-    psnr, gray, ssim, ms_ssim, fake_color, true_color, _, rec_601 = table.mean(dim=1).tolist()
-    series = [torch.cat(scaled[i :: len(FACTORS)], dim=1)[:, colored].mean(dim=1) for i in range(len(FACTORS))]
-    gains = [psnr - gray, *(gain.item() for gain, _ in series)]
-    shares = [fake_color / true_color, *(other.item() / true_color for _, other in series)]
+    if not rows:
+        raise run.UserError(f"none of the {len(images)} images has a mean chroma of {MIN_CHROMA:g}")
+    table = torch.cat(rows, dim=1)  # (6 + 2 * factors, N)
+    gray, from_video, _, true_color, ssim, ms_ssim, *scaled = table.mean(dim=1).tolist()
+    psnrs, colors = scaled[::2], scaled[1::2]
+    gains, shares = [psnr - gray for psnr in psnrs], [color / true_color for color in colors]
     real, fake = histograms / histograms.sum(dim=1, keepdim=True)
     return {
-        "psnr": psnr,
-        "psnr_gain": psnr - gray,
+        "images": table.shape[1],
+        "left_out": left_out,
+        "psnr": psnrs[0],
+        "psnr_gain": gains[0],
         "ssim": ssim,
         "ms_ssim": ms_ssim,
-        "colorfulness": fake_color,
-        "colorfulness_share": fake_color / true_color,
+        "colorfulness": colors[0],
+        "colorfulness_share": shares[0],
         "histogram_distance": (real - fake).abs().sum().item() / 2,
-        "nearly_gray": (table[6] < GRAY_CHROMA).float().mean().item(),
-        "rec_601_gain": rec_601 - gray,
+        "nearly_gray": (table[2] < GRAY_CHROMA).float().mean().item(),
+        "rec_601_gain": from_video - gray,
         "gain_at_70": gain_at_share(shares, gains),
     }
+
+
+def print_scores(cfg: ColorScoresConfig) -> None:
+    """Score a checkpoint and print a line per measure."""
+    device = run.set_up_device(cfg.device)
+    generator, info = open_generator(cfg.checkpoint, device)
+    scores = score(generator, training_size(info), list_images(cfg.images_dir), device)
+    run.say("\n".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
+
+main = make_main(ColorScoresConfig, print_scores)
+
+if __name__ == "__main__":
+    sys.exit(main())

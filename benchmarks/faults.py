@@ -1,15 +1,12 @@
-"""Kill every script at random moments, run the same command again, and compare with a run that nothing disturbed.
+"""Kill every script at random moments, run the same command again, and compare with an undisturbed run.
 
     python -m benchmarks.faults [--kills 200] [--work-dir DIR]
 
-Works on the sample set of `utils.sample_data` with tiny networks. After each kill every file that is there must be
-whole; in the end the output must be that of the undisturbed run: the same images, the same cache byte for byte, the
-same report, and of training the same weights bit for bit. Prints the counts and the failures; exit code 1 if any.
-
-The scripts are forked from this process, which has imported everything, so that the kills meet their work.
+Works on the sample set with tiny networks. After each kill every file must be whole; in the end the output must be
+that of the undisturbed run: the same images, report and cache byte for byte, and in training the same weights bit for
+bit. The scripts are forked from this process, which has imported everything, so that the kills meet their work.
+Prints the counts and the failures; exit code 1 if any.
 """
-
-from __future__ import annotations
 
 import contextlib
 import csv
@@ -25,84 +22,65 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from PIL import Image
 
-from benchmarks.measure import ROOT
+from benchmarks.measure import ROOT, make_main, words
 from utils import run
+from utils.data.sample_set import build_sample_set
 
-TRAINING = (
-    "--img-size 32 --load-size 36 --batch-size 4 --val-fraction 0.2 --num-workers 1 --device cpu --last-every 3"
-)
+TRAIN = "--img-size 32 --load-size 36 --batch-size 4 --val-fraction 0.2 --num-workers 1 --last-every 3 --device cpu"
+NO_WEIGHTS = "--inception-weights none --lpips-weights none"
 ENDINGS = {".md": "\n", ".html": "</html>"}
-NETWORKS = "--gen-width 8 --gen-depth 3 --disc-width 8"
 
 
 @dataclass(frozen=True)
 class FaultsConfig:
     """Kill every script at random moments and run it again."""
 
-    kills: int = 200
-    """How many processes to kill, over all scripts."""
-    scripts: tuple[str, ...] = ()
-    """Which of them; all when none is named."""
-    work_dir: Path | None = None
-    """Folder to work in; a temporary one when not given."""
-    seed: int = 0
-    """Of the moments."""
+    kills: int = 200  # How many processes to kill, over all scripts.
+    scripts: tuple[str, ...] = ()  # Which of them; all when none is named.
+    work_dir: Path | None = None  # Folder to work in; a temporary one when not given.
+    seed: int = 0  # Of the moments.
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A command line, without its last option, and the option and the folder that its output goes to."""
+    """A script, its arguments, and the flag of its output folder."""
 
     name: str
-    arguments: tuple[str, ...]
-    output_flag: str
-    output: str
+    arguments: list[str]
+    output_flag: str = "--output-dir"
 
     def command(self, folder: Path) -> list[str]:
-        """Complete the command line for a folder to work in."""
-        return [*self.arguments, self.output_flag, str(folder / self.output)]
+        """Complete the command line, for output in a folder."""
+        return [self.name, *self.arguments, self.output_flag, str(folder / "out")]
 
 
 def subjects(work: Path) -> list[Subject]:
     """Prepare the inputs, and list the scripts with their commands."""
     coco = work / "coco"
     if not coco.exists():
-        subprocess.run(
-            [sys.executable, "-m", "utils.sample_data", "--output-dir", str(coco)],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
-    photos = str(coco / "train2017")
-    train = f"--images-dir {photos} --cache-dir {work / 'none'} {TRAINING}".split()
-    later = [*train, "--filter-report", str(work / "none.json")]
-    first = Subject(
-        "train_lab.py", ("train_lab.py", *train, *NETWORKS.split(), "--epochs", "2"), "--output-dir", "out"
-    )
-    subprocess.run([sys.executable, *first.command(work / "stage1")], cwd=ROOT, check=True, capture_output=True)
+        build_sample_set(coco)
+    photos, test = coco / "train2017", coco / "test2017"
+    train = words(TRAIN, "--images-dir", photos, "--cache-dir", work / "none")
+    first = Subject("train_lab.py", words("--gen-width 8 --gen-depth 3 --disc-width 8 --epochs 2") + train)
+    command = [sys.executable, *first.command(work / "stage1")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     stage1 = work / "stage1" / "out" / "G_epoch_002.pt"
-    second = ("train_lab_finetune.py", *later, "--epochs", "2", "--init-checkpoint", str(stage1))
-    third = ("train_vgg.py", *later, "--vgg-weights", "stand-in", "--init-checkpoint", str(stage1))
-    cache = ("cache_lab.py", "--images-dir", photos, "--load-size", "72", "--shard-images", "5")
-    infer = ("infer_lab.py", photos, str(stage1), "--compare", "--device", "cpu")
-    metrics = ("calculate_metrics.py", "--images-dir", str(coco / "test2017"), "--checkpoint", "Tiny", str(stage1))
-    metrics += ("--inception-weights", "none", "--lpips-weights", "none")
+    later = words("--filter-report", work / "none.json", "--init-checkpoint", stage1) + train
     return [
         first,
-        Subject("train_lab_finetune.py", second, "--output-dir", "out"),
-        Subject("train_vgg.py", third, "--output-dir", "out"),
-        Subject("filter.py", ("filter.py", "--data-root", str(coco)), "--output-dir", "out"),
-        Subject("cache_lab.py", cache, "--cache-dir", "out"),
-        Subject("infer_lab.py", infer, "--output-dir", "out"),
-        Subject("calculate_metrics.py", metrics, "--output-dir", "out"),
+        Subject("train_lab_finetune.py", words("--epochs 2") + later),
+        Subject("train_vgg.py", words("--vgg-weights stand-in") + later),
+        Subject("filter.py", words("--data-root", coco)),
+        Subject("cache_lab.py", words("--load-size 72 --shard-images 5 --images-dir", photos), "--cache-dir"),
+        Subject("infer_lab.py", words(photos, stage1, "--compare --device cpu")),
+        Subject("calculate_metrics.py", words("--images-dir", test, NO_WEIGHTS, "--checkpoint Tiny", stage1)),
     ]
 
 
@@ -113,31 +91,23 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def check_whole(path: Path) -> None:
-    """Open a file as its kind.
-
-    Raises:
-        Exception: of any type, where it is not whole.
-    """
+    """Open a file as its kind; an exception, of any type, says that it is not whole."""
     if path.suffix == ".pt":
         torch.load(path, map_location="cpu", weights_only=True)
     elif path.suffix in (".png", ".jpg"):
-        with Image.open(path) as image:
-            image.load()
-    elif path.suffix == ".json":
-        json.loads(path.read_text())
-    elif path.suffix == ".jsonl":
-        for line in path.read_text().splitlines():
-            json.loads(line)
-    elif path.suffix == ".csv":
-        rows = list(csv.reader(path.read_text().splitlines()))
-        if not rows or any(len(row) != len(rows[0]) for row in rows):
-            raise ValueError("rows of different length")
+        Image.open(path).load()
+    elif path.suffix in (".json", ".jsonl"):
+        text = path.read_text()
+        for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            json.loads(part)
+    elif path.suffix == ".csv" and len({len(row) for row in csv.reader(path.read_text().splitlines())}) != 1:
+        raise ValueError("empty, or rows of different length")
     elif path.suffix in ENDINGS and not path.read_text().endswith(ENDINGS[path.suffix]):
         raise ValueError("cut short")
 
 
 def tensors_in(value: object) -> Iterator[bytes]:
-    """Give everything in nested dicts and lists as bytes, in their order."""
+    """Yield everything in nested dicts and lists as bytes, in their order."""
     if isinstance(value, torch.Tensor):
         yield value.contiguous().numpy().tobytes()
     elif isinstance(value, dict):
@@ -148,20 +118,17 @@ def tensors_in(value: object) -> Iterator[bytes]:
         yield repr(value).encode()
 
 
-def fingerprint(path: Path) -> str:
-    """Identify what a file says, less what differs from run to run: file names and times."""
-    if path.suffix == ".pt":
-        entries = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = tensors_in(entries.get("weights") or [entries["parts"], entries["random"], entries["position"]])
-        return hashlib.sha256(b"".join(tensors)).hexdigest()
-    data = path.read_bytes()
-    return hashlib.sha256(data.replace(str(path.parent).encode(), b"")).hexdigest()
-
-
 def fingerprints(folder: Path) -> dict[str, str]:
-    """Identify everything that a run has written; temporary files count by their names."""
-    found = {path.relative_to(folder).as_posix(): fingerprint(path) for path in files_in(folder)}
-    return found | {path.relative_to(folder).as_posix(): "left over" for path in folder.rglob("*.tmp*")}
+    """Hash every file that a run has written, without its folder's name, and .pt files by their state alone."""
+    found = {path.relative_to(folder).as_posix(): "left over" for path in folder.rglob("*.tmp*")}
+    for path in files_in(folder):
+        data = path.read_bytes().replace(str(path.parent).encode(), b"")
+        if path.suffix == ".pt":
+            entries = torch.load(path, map_location="cpu", weights_only=True)
+            state = entries.get("weights") or [entries["parts"], entries["random"], entries["position"]]
+            data = b"".join(tensors_in(state))
+        found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def _call(command: list[str], log: Path) -> None:
@@ -175,13 +142,13 @@ def _call(command: list[str], log: Path) -> None:
     sys.exit(importlib.import_module(command[0].removesuffix(".py")).main(command[1:]))
 
 
-def run_script(command: list[str], log: Path, kill_after: float | None = None) -> int:
-    """Run a script, and kill it with its workers after some seconds if it is still there; give the exit code."""
+def run_script(command: list[str], log: Path, kill_after: float | None = None) -> int | None:
+    """Run a script, and kill it with its workers after some seconds if it is still there; return the exit code."""
     importlib.import_module(command[0].removesuffix(".py"))
     process = multiprocessing.get_context("fork").Process(target=_call, args=(command, log))
     process.start()
     process.join(kill_after)
-    if process.is_alive():
+    if process.is_alive() and process.pid:
         with contextlib.suppress(ProcessLookupError):  # before it has become the leader of its group
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
@@ -189,59 +156,50 @@ def run_script(command: list[str], log: Path, kill_after: float | None = None) -
     return process.exitcode
 
 
-def torment(subject: Subject, kills: int, work: Path, draw: random.Random) -> tuple[int, list[str]]:
-    """Kill a script some times in all, in runs of up to three kills each; give their number and what went wrong."""
-    whole, log = work / "whole", work / "log.txt"
+def torment(subject: Subject, kills: int, work: Path, draw: random.Random) -> Iterator[str]:
+    """Kill a script `kills` times, up to three times before each complete run; yield what went wrong."""
+    whole, killed, log = work / "whole", work / "killed", work / "log.txt"
     work.mkdir(parents=True)
     started = time.perf_counter()
     if run_script(subject.command(whole), log):
-        return 0, [f"{subject.name}: fails undisturbed: {log.read_text()[-500:]}"]
-    took = time.perf_counter() - started
-    expected = fingerprints(whole)
-    killed, failures = 0, []
-    while killed < kills:
-        folder = work / "killed"
-        shutil.rmtree(folder, ignore_errors=True)
-        for _ in range(min(draw.randint(1, 3), kills - killed)):
-            killed += run_script(subject.command(folder), log, took * draw.uniform(0, 1)) == -signal.SIGKILL
-            for path in files_in(folder):
+        raise run.UserError(f"{subject.name} fails undisturbed: {log.read_text()[-500:]}")
+    took, expected = time.perf_counter() - started, fingerprints(whole)
+    while kills:
+        shutil.rmtree(killed, ignore_errors=True)
+        for _ in range(min(draw.randint(1, 3), kills)):
+            kills -= run_script(subject.command(killed), log, took * draw.uniform(0, 1)) == -signal.SIGKILL
+            for path in files_in(killed):
                 try:
                     check_whole(path)
                 except Exception as error:
-                    failures.append(f"{subject.name}: {path.name} is not whole after a kill: {error!r}")
-        code = run_script(subject.command(folder), log)
-        found = fingerprints(folder)
+                    yield f"{subject.name}: {path.name} is not whole after a kill: {error!r}"
+        code, found = run_script(subject.command(killed), log), fingerprints(killed)
         if code:
-            failures.append(f"{subject.name}: exit code {code} when run again: {log.read_text()[-500:]}")
+            yield f"{subject.name}: exit code {code} when run again: {log.read_text()[-500:]}"
         elif found != expected:
-            differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-            failures.append(f"{subject.name}: differs from the undisturbed run: {differing}")
-    return killed, failures
+            differing = sorted({name for name, _ in found.items() ^ expected.items()})
+            yield f"{subject.name}: differs from the undisturbed run: {differing}"
 
 
-def torment_all(cfg: FaultsConfig) -> int:
-    """Torment every script and say what was found."""
+def torment_all(cfg: FaultsConfig) -> None:
+    """Torment every script, print what was found, and exit with code 1 if anything failed."""
     draw = random.Random(cfg.seed)
-    failures, total = [], 0
+    failures: list[str] = []
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         work = cfg.work_dir or Path(temporary)
         chosen = [subject for subject in subjects(work) if not cfg.scripts or subject.name in cfg.scripts]
         for i, subject in enumerate(chosen):
-            share = cfg.kills * (i + 1) // len(chosen) - cfg.kills * i // len(chosen)
-            killed, wrong = torment(subject, share, work / subject.name, draw)
-            failures, total = failures + wrong, total + killed
-            run.say(f"{subject.name}: {killed} kills, {len(wrong)} failures")
-    run.say(f"in all {total} kills, {len(failures)} failures")
-    for failure in failures:
-        run.say(failure)
-    return 1 if failures else 0
+            kills = cfg.kills * (i + 1) // len(chosen) - cfg.kills * i // len(chosen)
+            wrong = list(torment(subject, kills, work / subject.name, draw))
+            run.say(f"{subject.name}: {kills} kills, {len(wrong)} failures")
+            failures += wrong
+    print(f"in all {cfg.kills} kills, {len(failures)} failures", *failures, sep="\n")
+    if failures:
+        sys.exit(1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code."""
-    return torment_all(tyro.cli(FaultsConfig, args=argv, prog="python -m benchmarks.faults"))
-
+main = make_main(FaultsConfig, torment_all)
 
 if __name__ == "__main__":
     sys.exit(main())

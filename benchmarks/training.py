@@ -1,98 +1,132 @@
-"""Training steps: the project's own scripts run as they are, and their steps are timed as they pass."""
-
-from __future__ import annotations
+"""What training reads and how fast it steps: the cache, the samples, and the project's scripts run as they are."""
 
 import contextlib
-import io
+import functools
 import itertools
 import shutil
-import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
+import cache_lab
 import train_lab
 import train_vgg
 from benchmarks import textbook
-from benchmarks.measure import Row, compare, in_fresh_process, in_turns, matmul_rate
-from config import TrainConfig, VGGConfig
-from utils import checkpoint, run
+from benchmarks.measure import Row, compare, in_fresh_process, matmul_rate, medians, parse, repeat, seconds, silence
+from config import CORES, CacheConfig, TrainConfig, VGGConfig
+from dataset_lab_cache import open_source
+from utils import run
+from utils.training import stage
+from utils.training.optimization import update_ema
 
+SIZE, LOAD_SIZE, BATCH = textbook.SIZE, 286, 16  # of samples
 WARM_UP = 2  # steps
+TEXTBOOK = "--init-checkpoint textbook"  # see `our_steps`
 
 
-class StepClock:
-    """Stands in for `update_ema`, the last call of a step, and notes when steps end, or counts the FLOPs of one."""
+def build(images_dir: Path, folder: Path, size: int, num_workers: int) -> float:
+    """Build our cache from scratch, silently, and return the seconds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    cfg = CacheConfig(images_dir=images_dir, cache_dir=folder, load_size=size, num_workers=num_workers)
+    with silence():
+        return seconds(lambda: cache_lab.cache(cfg))
 
-    def __init__(self, script: ModuleType, device: torch.device, counter: FlopCounterMode | None):
-        self.update_ema, self.device, self.counter = script.update_ema, device, counter
-        self.times: list[float] = []
 
-    def __call__(self, *arguments: object) -> None:
-        self.update_ema(*arguments)
-        if self.device.type == "cuda":
+def measure_loading(images_dir: Path, folder: Path, turns: int) -> list[Row]:
+    """Compare the caches and the samples in one thread, in a fresh process; `folder` is to work in."""
+    torch.set_num_threads(1)
+    images = sorted(images_dir.iterdir())
+    theirs, ours = folder / "textbook", folder / "ours"
+    *pair, all_cores = medians(
+        turns,
+        lambda: seconds(lambda: textbook.cache(images, theirs)) / len(images) * 1e3,
+        lambda: build(images_dir, ours, LOAD_SIZE, 1) / len(images) * 1e3,
+        lambda: build(images_dir, ours, LOAD_SIZE, CORES) / len(images) * 1e3,
+    )
+    rows = [
+        compare("building the cache, one core", "ms/image", pair, 3, f"ours at {LOAD_SIZE} px"),
+        compare(f"... on {CORES} cores against one", "ms/image", [pair[1], all_cores], CORES, "both ours"),
+    ]
+    cfg = TrainConfig(images_dir=images_dir, img_size=SIZE, load_size=LOAD_SIZE)
+    with silence():
+        sources = [open_source(replace(cfg, cache_dir=cache)) for cache in (folder / "none", ours)]
+    from_files, from_cache = (source.open_samples(images, 0) for source in sources)
+    pixels = sum(height * width for height, width, _ in (from_cache.load(i).shape for i in range(len(images))))
+    caches = (theirs.glob("*.pt"), len(images)), (ours.rglob("shard_*.bin"), pixels / SIZE**2)
+    sizes = [sum(path.stat().st_size for path in paths) / count / 1e3 for paths, count in caches]
+    rows.append(compare("bytes of the cache", "KB/image", sizes, 4, f"for {SIZE} x {SIZE} pixels"))
+
+    batches = [range(first, first + BATCH) for first in range(0, len(images) - BATCH + 1, BATCH)]
+
+    def milliseconds(load: Callable[[range], object]) -> float:
+        return seconds(lambda: [load(batch) for batch in batches]) / (len(batches) * BATCH) * 1e3
+
+    cached = textbook.CacheDataset(theirs)
+    pair = medians(
+        turns,
+        lambda: milliseconds(lambda batch: default_collate([textbook.to_sample(images[key]) for key in batch])),
+        lambda: milliseconds(lambda batch: from_files.__getitems__([(0, key) for key in batch])),
+    )
+    note = f"{SIZE} px, in batches of {BATCH}"
+    rows.append(compare("sample from JPEG, one worker", "ms/image", pair, 3, note))
+    pair = medians(
+        turns,
+        lambda: milliseconds(lambda batch: default_collate([cached[key] for key in batch])),
+        lambda: milliseconds(lambda batch: from_cache.__getitems__([(0, key) for key in batch])),
+    )
+    return [*rows, compare("sample from the cache", "ms/image", pair, 20, note)]
+
+
+@contextlib.contextmanager
+def after_each_step(notice: Callable[[int], None]) -> Iterator[None]:
+    """Let a training script run silently, and call `notice` with the number of each step, from 0, when it ends."""
+
+    def update_and_notice(ema: nn.Module, module: nn.Module, step: int, decay: float) -> None:
+        update_ema(ema, module, step, decay)  # ends a step
+        notice(step)
+
+    with silence(), mock.patch.object(stage, "update_ema", update_and_notice):
+        yield
+
+
+def our_steps(cfg: TrainConfig | VGGConfig) -> float:
+    """Run stage 1 or 3, with an `init_checkpoint` on the textbook's networks; return the milliseconds per image."""
+    times = []
+
+    def notice(step: int) -> None:
+        if cfg.device.startswith("cuda"):
             torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
-        if self.counter and len(self.times) == WARM_UP:
-            self.counter.__enter__()
-        elif self.counter and len(self.times) == WARM_UP + 1:
-            self.counter.__exit__(None, None, None)
+        times.append(time.perf_counter())
 
+    def inherit(self: stage.Stage, _: str) -> tuple[nn.Module, nn.Module, int]:
+        return run.place(textbook.Generator(), self.device), run.place(textbook.Discriminator(), self.device), 4
 
-def our_steps(
-    cfg: TrainConfig | VGGConfig, textbook_networks: bool, count_flops: bool = False
-) -> tuple[list[float], int]:
-    """Run stage 1 or 3 from nothing for `cfg.max_steps` steps, silently.
-
-    Args:
-        cfg: a TrainConfig or a VGGConfig, which names the stage.
-        textbook_networks: train the textbook's networks, instead of those that `cfg` asks for.
-        count_flops: of the step after the warm-up.
-
-    Returns:
-        When the steps ended, and the floating-point operations.
-    """
-    script = train_lab if isinstance(cfg, TrainConfig) else train_vgg
-    counter = FlopCounterMode(display=False) if count_flops else None
-    device = torch.device(cfg.device)
-    clock = StepClock(script, device, counter)
     shutil.rmtree(cfg.output_dir, ignore_errors=True)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        stack.enter_context(mock.patch.object(script, "update_ema", clock))
-        generator, discriminator = make_textbook_networks()
-        if textbook_networks and script is train_lab:
-            stack.enter_context(mock.patch.object(script, "GeneratorUNet", lambda *_: generator))
-            stack.enter_context(mock.patch.object(script, "PatchDiscriminator", lambda *_: discriminator))
-        elif textbook_networks:
-            info = {"stage": "finetune", "epoch": 4, "step": 0, "architecture": {}, "digest": ""}
-            info["config"] = {"val_fraction": cfg.val_fraction}
-            loaded = (run.place(generator, device), run.place(discriminator, device), info)
-            stack.enter_context(mock.patch.object(checkpoint, "load_stage", lambda *_: loaded))
-        script.train(cfg)
-    return clock.times, counter.get_total_flops() if counter else 0
+    with after_each_step(notice), mock.patch.object(stage.Stage, "inherit", inherit):
+        train_lab.train(cfg) if isinstance(cfg, TrainConfig) else train_vgg.train(cfg)
+    return milliseconds_an_image(times, cfg.batch_size)
 
 
-def make_textbook_networks() -> tuple[nn.Module, nn.Module]:
-    """Make the textbook's G and D."""
-    return textbook.Generator(), textbook.Discriminator()
+def count_flops(cfg: TrainConfig) -> int:
+    """Count the floating-point operations of a whole run."""
+    with FlopCounterMode(display=False) as counter:
+        our_steps(cfg)
+    return counter.get_total_flops()
 
 
-def textbook_steps(cache: Path, batch_size: int, steps: int, device: torch.device, stage: int) -> list[float]:
-    """Run the textbook's stage 1 or 3 and give when its steps ended."""
-    generator, discriminator = (network.to(device) for network in make_textbook_networks())
-    loader = DataLoader(textbook.CacheDataset(cache), batch_size, shuffle=True, drop_last=True, num_workers=2)
-    vgg = textbook.VGGFeatures().to(device) if stage == 3 else None
-    losses = textbook.train(loader, generator, discriminator, device, vgg)
-    return [time.perf_counter() for _ in itertools.islice(losses, steps)]
+def textbook_steps(cfg: TrainConfig | VGGConfig, cache_dir: Path) -> float:
+    """Run the textbook's loop for as many steps from its cache, and return the milliseconds per image."""
+    device, with_vgg = torch.device(cfg.device), isinstance(cfg, VGGConfig)
+    losses = textbook.train(cache_dir, cfg.batch_size, textbook.Generator().to(device), device, with_vgg)
+    times = [time.perf_counter() for _ in itertools.islice(losses, cfg.max_steps)]
+    return milliseconds_an_image(times, cfg.batch_size)
 
 
 def milliseconds_an_image(times: list[float], batch_size: int) -> float:
@@ -100,62 +134,36 @@ def milliseconds_an_image(times: list[float], batch_size: int) -> float:
     return (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP) / batch_size * 1e3
 
 
-def measure(
-    images_dir: Path, caches: dict[int, tuple[Path, Path]], folder: Path, device: torch.device, turns: int, steps: int
-) -> list[Row]:
-    """Time the steps of stages 1 and 3 on equal networks, and those of the default networks.
+def measure_steps(images: Sequence[Path], folder: Path, device: torch.device, turns: int, steps: int) -> list[Row]:
+    """Compare the steps of stages 1 and 3 on equal networks, and time the default ones; `folder` is to work in."""
+    enough = repeat(images, 2 * (WARM_UP + steps) * 16, folder / "enough")  # one epoch, with some to hold out
+    for size in (256, 128):
+        textbook.cache(sorted(enough.iterdir())[:160], folder / f"textbook{size}", size)
+        build(enough, folder / f"ours{size}", size * 286 // 256, CORES)
 
-    Args:
-        images_dir: enough images for one epoch of all steps.
-        caches: training size -> the textbook's cache, and the parent of ours.
-        folder: to work in.
-        device: where to train.
-        turns: pairs.
-        steps: timed in each.
-    """
-    steps += WARM_UP
-    gpu = device.type == "cuda"
-    base = {"images_dir": images_dir, "output_dir": folder / "run", "device": str(device), "max_steps": steps}
-    base |= {"val_fraction": 0.05, "last_every": 10**6}
-    rows = []
-    for stage, size, batch_size, target in (
-        (1, 256, 4, 4 if gpu else 2.5),
-        (1, 128, 16, 4 if gpu else 2.5),
-        (3, 256, 4, 2 if gpu else 1),
-    ):
-        theirs, ours = caches[size]
-        values = {
-            **base,
-            "cache_dir": ours,
-            "img_size": size,
-            "load_size": size * 286 // 256,
-            "batch_size": batch_size,
-        }
-        cfg = TrainConfig(**values) if stage == 1 else VGGConfig(**values, vgg_weights="stand-in")
+    def our_config(number: int, size: int, batch_size: int, flags: str) -> TrainConfig | VGGConfig:
+        flags += f" --img-size {size} --load-size {size * 286 // 256} --batch-size {batch_size} --device {device}"
+        flags += f" --max-steps {WARM_UP + steps} --val-fraction 0.05 --last-every 1000000 --images-dir"
+        paths = "--cache-dir", folder / f"ours{size}", "--output-dir", folder / "run"
+        return parse(VGGConfig, flags, enough, *paths) if number == 3 else parse(TrainConfig, flags, enough, *paths)
 
-        def their_turn(cache=theirs, batch_size=batch_size, stage=stage) -> float:
-            times = in_fresh_process(textbook_steps, cache, batch_size, steps, device, stage)
-            return milliseconds_an_image(times, batch_size)
+    def row(part: str, cfg: TrainConfig | VGGConfig, aim: float) -> Row:
+        theirs, note = folder / f"textbook{cfg.img_size}", f"{cfg.img_size} px, batch {cfg.batch_size}"
+        sides = (textbook_steps, cfg, theirs), (our_steps, cfg)
+        pair = medians(turns, *(functools.partial(in_fresh_process, *side) for side in sides))
+        return compare(part, "ms/image", pair, aim, f"textbook's networks, {note}")
 
-        def our_turn(cfg=cfg) -> float:
-            return milliseconds_an_image(in_fresh_process(our_steps, cfg, True)[0], cfg.batch_size)
-
-        note = f"textbook's networks, {size} px, batch {batch_size}"
-        times = in_turns(turns, their_turn, our_turn, warm_up=False)  # each process warms up for itself
-        rows.append(compare(f"stage {stage} step", "ms/image", *times, target, note))
-
-    size, batch_size = 256, 16
-    cfg = TrainConfig(**base, cache_dir=caches[size][1], img_size=size, batch_size=batch_size)
-    _, flops = in_fresh_process(our_steps, replace(cfg, max_steps=WARM_UP + 1), False, True)
-    flops /= batch_size
+    aims = (4, 2) if device.type == "cuda" else (2.5, 1)
+    rows = [
+        row("stage 1 step", our_config(1, 256, 4, TEXTBOOK), aims[0]),
+        row("stage 1 step", our_config(1, 128, 16, TEXTBOOK), aims[0]),
+        row("stage 3 step", our_config(3, 256, 4, "--vgg-weights stand-in"), aims[1]),
+    ]
+    default = our_config(1, 256, 16, "")
+    counts = [in_fresh_process(count_flops, replace(default, max_steps=WARM_UP + more)) for more in (1, 2)]
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
-
-    def default_turn() -> float:
-        return milliseconds_an_image(in_fresh_process(our_steps, cfg, False)[0], batch_size)
-
-    (took,) = in_turns(turns, default_turn, warm_up=False)
-    row = Row("stage 1 step, default networks", "ms/image", statistics.median(took))
-    share = flops / (row.ours / 1e3) / peak
-    note = f"{size} px, batch {batch_size}: {1e3 / row.ours:.1f} images/s, {flops / 1e9:.1f} GFLOP an image, "
-    note += f"{share:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
-    return [*rows, replace(row, note=note)]
+    (took,) = medians(turns, lambda: in_fresh_process(our_steps, default))
+    per_image = (counts[1] - counts[0]) / default.batch_size  # of one step
+    note = f"256 px, batch 16: {1e3 / took:.1f} images/s, {per_image / 1e9:.1f} GFLOP an image, "
+    note += f"{per_image / (took / 1e3) / peak:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
+    return [*rows, Row("stage 1 step, default networks", "ms/image", took, note=note)]

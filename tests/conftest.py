@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.sample_data import build_sample_set
+from utils.data.sample_set import build_sample_set
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ from skimage.metrics import peak_signal_noise_ratio
 import calculate_metrics
 import config
 from models_lab import GeneratorUNet
-from utils import checkpoint
+from utils.files import list_images
 from utils.fixed_samples import choose_fixed_images
-from utils.images import list_images, read_rgb, resize, write_png
+from utils.images import read_rgb, resize, write_png
+from utils.training import checkpoints
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = {"comparison.png", "evaluation_metrics.csv", "evaluation_metrics.json", "per_image.csv", "report.md"}
@@ -36,7 +37,7 @@ def save_generator(path: Path, vgg: str | None = None) -> Path:
     torch.nn.init.normal_(generator.head.conv.weight, 0, 2)
     info = {"stage": "subset", "epoch": 2, "step": 7, "config": {"img_size": 64}, "metrics": {}, "vgg": vgg}
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_network(path, generator, info)
+    checkpoints.save_network(path, generator, info)
     return path
 
 

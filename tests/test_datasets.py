@@ -16,13 +16,15 @@ from skimage import data
 
 import cache_lab
 from config import CacheConfig, TrainConfig
-from dataset_lab_cache import LabCacheDataset, cache_folder
+from dataset_lab_cache import LabCacheDataset, cache_folder, open_source
 from dataset_lab_subset import LabSubsetDataset
-from utils import data as data_module
-from utils.data import EpochBatches, is_held_out, open_training_data
-from utils.images import list_images, write_png
+from utils import run
+from utils.data.loaders import TrainingData, open_training_data
+from utils.data.samples import choose_crop, image_keys, load_rgb, sample_draws, source_hash
+from utils.data.split import EpochBatches, is_held_out
+from utils.files import list_images
+from utils.images import write_png
 from utils.run import UserError
-from utils.samples import choose_crop, image_keys, load_rgb, sample_draws, source_hash
 
 ROOT = Path(__file__).parent.parent
 
@@ -228,9 +230,9 @@ def test_cache_does_not_touch_a_folder_that_is_not_its_own(photos, tmp_path):
 def test_open_index_refuses_what_does_not_fit(photos, tmp_path):
     folder = make_cache(photos, tmp_path / "cache")
     key = source_hash(photos, list_images(photos))
-    with pytest.raises(UserError, match=r"at 72 px, --load-size asks 90.*--overwrite"):
+    with pytest.raises(UserError, match=r"at 72 px, but --load-size is 90.*--overwrite"):
         LabCacheDataset.open_index(folder, photos, key, 90)
-    with pytest.raises(UserError, match="not of the images"):
+    with pytest.raises(UserError, match="made from other images"):
         LabCacheDataset.open_index(folder, photos, "another", 72)
     with open(folder / "shard_00000.bin", "ab") as file:
         file.write(b"x")
@@ -273,10 +275,10 @@ def test_epoch_batches_cover_an_epoch_once_and_resume_anywhere():
 
 def test_epoch_batches_of_two_processes_make_the_batches_of_one(monkeypatch):
     alone = list(EpochBatches(count=40, batch_size=8, seed=2))
-    monkeypatch.setattr(data_module.run, "world_size", lambda: 2)
+    monkeypatch.setattr(run, "world_size", lambda: 2)
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(data_module.run, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(run, "rank", lambda rank=rank: rank)
         parts.append(list(EpochBatches(count=40, batch_size=4, seed=2)))
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in alone]
 
@@ -286,13 +288,18 @@ def config_for(photos: Path, tmp_path: Path, **changes: object) -> TrainConfig:
     return TrainConfig(**{**values, "val_fraction": 0.3, "num_workers": 0, "device": "cpu", **changes})
 
 
+def open_for_training(photos: Path, tmp_path: Path, report: Path | None = None, **changes: object) -> TrainingData:
+    cfg = config_for(photos, tmp_path, **changes)
+    return open_training_data(cfg, open_source(cfg, report))
+
+
 def test_open_training_data_prefers_the_cache_and_keeps_the_split_apart(photos, tmp_path, capsys):
     cfg = config_for(photos, tmp_path)
     (photos / "broken.jpg").unlink()
-    from_files = open_training_data(cfg, photos)
+    from_files = open_training_data(cfg, open_source(cfg))
     assert "from the files" in capsys.readouterr().out
     make_cache(photos, tmp_path / "cache")
-    from_cache = open_training_data(cfg, photos)
+    from_cache = open_training_data(cfg, open_source(cfg))
     assert "from the cache" in capsys.readouterr().out
     assert torch.equal(from_files.fixed[0], from_cache.fixed[0])
     for (l, ab), (file_l, file_ab) in zip(from_cache.loader, from_files.loader, strict=True):
@@ -305,22 +312,20 @@ def test_open_training_data_prefers_the_cache_and_keeps_the_split_apart(photos, 
 def test_open_training_data_leaves_out_gray_and_broken_images(photos, tmp_path):
     report = tmp_path / "filter_report.json"
     report.write_text(json.dumps({"rejected": {"gray.bmp": ["gray"], "broken.jpg": ["unreadable"], "0.JPG": ["x"]}}))
-    opened = open_training_data(config_for(photos, tmp_path), photos, report)
+    opened = open_for_training(photos, tmp_path, report)
     names = {path.name for path in opened.loader.dataset.images + opened.val_loader.dataset.images}
     assert names == {path.name for path in list_images(photos)} - {"gray.bmp", "broken.jpg"}
 
 
 def test_open_training_data_explains_an_empty_split(photos, tmp_path):
     with pytest.raises(UserError, match="--val-fraction"):
-        open_training_data(config_for(photos, tmp_path, val_fraction=0.0), photos)
-    with pytest.raises(UserError, match="--load-size 48"):
-        open_training_data(config_for(photos, tmp_path, load_size=48), photos)
+        open_for_training(photos, tmp_path, val_fraction=0.0)
 
 
 def test_workers_give_the_batches_of_the_main_process(photos, tmp_path):
     make_cache(photos, tmp_path / "cache")
-    alone = list(open_training_data(config_for(photos, tmp_path), photos).loader)
-    with_workers = open_training_data(config_for(photos, tmp_path, num_workers=2), photos).loader
+    alone = list(open_for_training(photos, tmp_path).loader)
+    with_workers = open_for_training(photos, tmp_path, num_workers=2).loader
     with_workers.multiprocessing_context = "spawn"
     for (l, ab), (worker_l, worker_ab) in zip(alone, with_workers, strict=True):
         assert torch.equal(l, worker_l) and torch.equal(ab, worker_ab)

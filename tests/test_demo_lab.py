@@ -24,8 +24,9 @@ import pytest
 import torch
 
 from config import DEFAULT_CHECKPOINT
+from utils.coloring.web import Colorizer, Page
+from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
-from utils.sample_data import load_photo
 
 gradio = pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
 httpx = pytest.importorskip("httpx", reason="Gradio brings it along")
@@ -36,13 +37,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def handlers(tmp_path: Path) -> demo_lab.Page:
-    colorizer = demo_lab.Colorizer({"Default": DEFAULT_CHECKPOINT}, torch.device("cpu"))
+def handlers(tmp_path: Path) -> Page:
+    colorizer = Colorizer({"Default": DEFAULT_CHECKPOINT}, torch.device("cpu"))
     (tmp_path / "work" / "pages").mkdir(parents=True)
-    return demo_lab.Page(colorizer, tmp_path / "work")
+    return Page(colorizer, tmp_path / "work")
 
 
-def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers: demo_lab.Page) -> None:
+def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers: Page) -> None:
     stranger = SimpleNamespace(session_hash="../../elsewhere")
     folder = handlers.folder(stranger)
     assert folder.parent == handlers.work / "pages" and folder.is_dir()
@@ -50,7 +51,7 @@ def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers
     assert not folder.exists() and (handlers.work / "pages").exists()
 
 
-def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(handlers: demo_lab.Page) -> None:
+def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(handlers: Page) -> None:
     paths = [
         handlers.work / "uploads" / name for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
     ]
@@ -152,10 +153,14 @@ def wait_for_another(page: sync_api.Page, earlier: str) -> str:
 
 
 def save(page: sync_api.Page, button: str, folder: Path) -> Path:
-    """Press a download button."""
+    """Press a download button, again if it still pointed to the result before, which is deleted."""
     page.wait_for_selector(f"{button}:not([disabled])")
-    with page.expect_download() as download:
-        page.click(button)
+    for _ in range(20):
+        with page.expect_download() as download:
+            page.click(button)
+        if download.value.failure() is None:
+            break
+        page.wait_for_timeout(200)
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path

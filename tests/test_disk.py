@@ -41,7 +41,7 @@ def run_in_process(subject: Subject, folder: Path, capsys: pytest.CaptureFixture
     """Run a script without workers and give its one line of error."""
     workers = "0" if subject.name.startswith("train") else "1"
     script = importlib.import_module(subject.name.removesuffix(".py"))
-    code = script.main([*subject.arguments[1:], "--num-workers", workers, subject.output_flag, str(folder)])
+    code = script.main([*subject.arguments, "--num-workers", workers, subject.output_flag, str(folder)])
     printed = capsys.readouterr().err
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(errors) == 1 and "Traceback" not in printed, printed
@@ -53,7 +53,7 @@ def test_scripts_say_in_one_line_that_the_disk_is_full(scripts, tmp_path, capsys
         folder = tmp_path / subject.name
         with file_size_limit(500):
             error = run_in_process(subject, folder, capsys)
-        assert f"error: {folder}" in error and "cannot be written (File too large); make room" in error
+        assert f"error: {folder}" in error and "cannot be written (File too large); free some space" in error
         for path in files_in(folder):
             check_whole(path)
         assert not list(folder.rglob("*.tmp"))
@@ -115,7 +115,7 @@ def test_write_bytes_keeps_the_earlier_file_where_there_is_no_room(tmp_path: Pat
     write_bytes(path, b"before")
     with (
         file_size_limit(1000),
-        pytest.raises(UserError, match=r"file: cannot be written \(File too large\); make room"),
+        pytest.raises(UserError, match=r"file: cannot be written \(File too large\); free some space"),
     ):
         write_bytes(path, bytes(2000))
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]

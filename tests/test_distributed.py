@@ -56,8 +56,9 @@ KILLED_ONCE = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import train_lab
+from utils.training import stage
 
-update_ema, calls = train_lab.update_ema, []
+update_ema, calls = stage.update_ema, []
 
 def update_and_die(*arguments):
     update_ema(*arguments)
@@ -65,7 +66,7 @@ def update_and_die(*arguments):
     if len(calls) == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_lab.update_ema = update_and_die
+stage.update_ema = update_and_die
 sys.exit(train_lab.main())
 """
 

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_colorize import CPU, PHOTO, visible_generator
+from coloring_subjects import CPU, PHOTO, visible_generator
 
 import export_lab
 import infer_lab
 from models_lab import GeneratorUNet
 from utils import lab
-from utils.checkpoint import load_generator, save_network
-from utils.exported import KEY, OnnxGenerator
+from utils.coloring.exported import KEY, OnnxGenerator, open_generator
 from utils.images import read_picture, write_png
+from utils.training.checkpoints import save_network
 
 ROOT = Path(__file__).parent.parent
 WHY = "it is in requirements-export.txt"
@@ -45,7 +45,7 @@ def noise(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 64, 64), (3, 1, 30, 47), (2, 1, 128, 96)])
 def test_exported_file_predicts_as_pytorch_does(exported: Path, suffix: str, shape: tuple[int, ...]) -> None:
-    generator, _ = load_generator(exported / "G_any.pt", CPU)
+    generator, _ = open_generator(exported / "G_any.pt", CPU)
     if suffix == "onnx":
         other = OnnxGenerator((exported / "G_any.onnx").read_bytes())
     else:
@@ -73,7 +73,7 @@ def test_exported_files_say_what_they_are(exported: Path) -> None:
     shapes = [[side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim] for value in values]
     assert shapes == [["batch", 1, "height", "width"], ["batch", 2, "height", "width"]]
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}[KEY]
-    generator, info = load_generator(exported / "G_any.pt", CPU)
+    generator, info = open_generator(exported / "G_any.pt", CPU)
     assert metadata == {**info, "scaling": lab.SCALING}
     assert metadata["architecture"] == generator.architecture and metadata["config"]["img_size"] == 64
     l, ab = torch.tensor([0.0, 80.0]), torch.tensor([-55.0, 110.0])
@@ -125,7 +125,7 @@ def rewrite(source: Path, target: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("scaling", "its colors are scaled otherwise"),
+        ("scaling", "uses another color scaling"),
         ("size", "not an ONNX file of this project (KeyError)"),
         ("key", "not an ONNX file of this project (KeyError)"),
         ("output", "not an ONNX file of this project"),
@@ -153,7 +153,7 @@ def test_infer_names_a_foreign_onnx_file_in_one_line(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("G_any.onnx", "exported already"), ("G_any.pt2", "not a readable checkpoint"), ("no.pt", "no such checkpoint")],
+    [("G_any.onnx", "is already exported"), ("G_any.pt2", "not a readable"), ("no.pt", "no such checkpoint")],
 )
 def test_main_names_a_checkpoint_that_it_cannot_export(
     exported: Path, tmp_path: Path, name: str, reason: str, capfd: pytest.CaptureFixture[str]
@@ -188,7 +188,7 @@ def test_main_writes_nothing_that_differs(
     torch.manual_seed(5)
     save_network(tmp_path / "G.pt", GeneratorUNet(width=4, depth=2), INFO)
     assert export_lab.main([str(tmp_path / "G.pt"), "--output-dir", str(tmp_path / "out")]) == 2
-    assert "the .onnx file is off by" in capfd.readouterr().err
+    assert "the .onnx file differs by" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

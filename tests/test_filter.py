@@ -203,7 +203,7 @@ def test_main_ignores_file_names_that_lead_elsewhere(root: Path, tmp_path: Path)
     [
         (("--categories", "persn"), "near: person"),
         (("--min-chroma", "150"), "none of 4 images passes"),
-        (("--annotations", "missing.json"), "python -m utils.coco"),
+        (("--annotations", "missing.json"), "python -m utils.data.coco"),
         (("--images-dir", "missing"), "missing"),
     ],
 )
@@ -228,7 +228,7 @@ def test_main_refuses_broken_annotations(
     path.write_bytes(text.encode("latin-1"))
     assert run(root, tmp_path / "subset") == 2
     error = capsys.readouterr().err
-    assert str(path) in error and "python -m utils.coco" in error and error.count("\n") == 1
+    assert str(path) in error and "python -m utils.data.coco" in error and error.count("\n") == 1
     assert names_in(tmp_path) == ["coco"]
 
 
@@ -273,7 +273,7 @@ def test_main_counts_annotations_of_images_that_are_not_listed(
     ]
     path.write_text(json.dumps(coco))
     assert run(root, tmp_path / "subset") == 0
-    assert f"{path}: 2 annotations are of images that it does not list" in capsys.readouterr().out
+    assert f"{path}: 2 annotations of images that it does not list are ignored" in capsys.readouterr().out
     assert names_in(tmp_path / "subset") == [FILTER_REPORT, "red.png"]
 
 

@@ -15,8 +15,8 @@ import calculate_metrics
 import filter as filter_script
 import infer_lab
 from models_lab import GeneratorUNet
-from utils.checkpoint import save_network
 from utils.images import ImageError, read_picture, read_rgb
+from utils.training.checkpoints import save_network
 
 COUNT = 1000
 

@@ -16,15 +16,13 @@ import skimage.data
 import tifffile
 from PIL import Image
 
+from utils.files import MAX_LIST, list_images
 from utils.images import (
     MAX_ASPECT,
-    MAX_LIST,
     ImageError,
     Picture,
     center_crop,
     encode_image,
-    list_images,
-    map_in_threads,
     pixel_count,
     read_picture,
     read_rgb,
@@ -32,7 +30,7 @@ from utils.images import (
     shorter_side_shape,
     write_png,
 )
-from utils.run import UserError
+from utils.run import UserError, map_in_threads
 
 RGB = np.ascontiguousarray(skimage.data.astronaut()[40:140, 150:320])  # (100, 170, 3), no symmetry
 HEIGHT, WIDTH = RGB.shape[:2]

@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coloring_subjects import ALPHA, CPU, PHOTO, PHOTO16, Wild, assert_keeps_lightness, visible_generator
 from PIL import Image
-from test_colorize import ALPHA, CPU, PHOTO, PHOTO16, Wild, assert_keeps_lightness, visible_generator
 from test_distributed import ROOT, torchrun
 
 import config
 import infer_lab
 from infer_lab import main
 from models_lab import GeneratorUNet
-from utils import colorize as colorize_module
-from utils.checkpoint import save_network
-from utils.colorize import colorize
+from utils.coloring import colorize as colorize_module
+from utils.coloring import folders
+from utils.coloring.colorize import colorize
 from utils.images import read_picture, write_png
+from utils.training.checkpoints import save_network
 
 INFO = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 32}}
 
@@ -87,7 +88,7 @@ def test_main_equals_one_by_one(tmp_path: Path) -> None:
 
 def test_main_runs_similar_shapes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Wild()
-    monkeypatch.setattr(infer_lab, "load_generator", lambda path, device: (generator, {"stage": "any", "epoch": 1}))
+    monkeypatch.setattr(infer_lab, "open_generator", lambda path, device: (generator, {"stage": "any", "epoch": 1}))
     for index, (h, w) in enumerate([(50, 60), (60, 50), (50, 60), (100, 120), (50, 60)]):
         write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[:h, :w]))
     arguments = ("--output-dir", tmp_path / "out", "--img-size", "60", "--batch-size", "6")  # 3 a worker
@@ -225,7 +226,7 @@ def test_main_halves_the_batch_when_memory_runs_out(
         sizes.append(len(planes))
         return colorize_module.predict_ab(generator, planes, *rest)
 
-    monkeypatch.setattr(infer_lab, "predict_ab", predict_ab)
+    monkeypatch.setattr(folders, "predict_ab", predict_ab)
     room = 2
     arguments = [str(folder), str(generator_path), "--num-workers", "1", "--device", "cpu", "--batch-size", "8"]
     assert main([*arguments, "--output-dir", str(tmp_path / "halved")]) == 0
@@ -325,12 +326,12 @@ def test_main_names_a_wrong_setting(
 
 
 def test_windows_bound_images_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_lab, "WINDOW_PIXELS", 500)
+    monkeypatch.setattr(folders, "WINDOW_PIXELS", 500)
     images = []
     for index, (height, width) in enumerate([(10, 20), (10, 20), (10, 20), (90, 90), (5, 5), (5, 5), (5, 5)]):
         images.append(tmp_path / f"{index}.png")
         write_png(images[-1], np.zeros((height, width, 3), np.uint8))
     (tmp_path / "7.png").write_text("broken")
     images.append(tmp_path / "7.png")
-    cut = list(infer_lab._windows(images, most_images=3))
+    cut = list(folders._windows(images, most_images=3))
     assert [[int(path.stem) for path in window] for window in cut] == [[0, 1], [2], [3], [4, 5, 6], [7]]

@@ -16,12 +16,13 @@ import filter as filter_script
 from config import TrainConfig
 from dataset_lab_cache import LabCacheDataset
 from models_lab import GeneratorUNet, PatchDiscriminator
-from utils import checkpoint
-from utils.checkpoint import Position
-from utils.data import drop_rejected
-from utils.images import list_images
+from utils.data.annotations import read_objects
+from utils.data.samples import source_hash
+from utils.data.split import drop_rejected
+from utils.files import list_images
 from utils.run import UserError
-from utils.samples import source_hash
+from utils.training import checkpoints
+from utils.training.last_checkpoint import Position, resume, save_last
 
 CPU = torch.device("cpu")
 MUTATIONS = 400  # of each of the files
@@ -88,15 +89,17 @@ def torment(path: Path, load: Callable[[], object], mutators: list[Callable[[byt
 
 @pytest.fixture
 def networks(tmp_path: Path) -> Path:
-    info = checkpoint.describe("subset", Position(epoch=1, step=10), TrainConfig(), {"psnr": 20.0})
-    return checkpoint.save_epoch(tmp_path, "epoch_001", GeneratorUNet(4, 2), PatchDiscriminator(4), info)
+    info = checkpoints.describe("subset", 1, 10, TrainConfig(), {"psnr": 20.0})
+    checkpoints.save_network(tmp_path / "D_epoch_001.pt", PatchDiscriminator(4), info)
+    checkpoints.save_network(tmp_path / "G_epoch_001.pt", GeneratorUNet(4, 2), info)
+    return tmp_path / "G_epoch_001.pt"
 
 
 def test_generator_files_load_or_are_refused(networks: Path) -> None:
-    expected = checkpoint.load_generator(networks, CPU)[0].state_dict()
+    expected = checkpoints.load_generator(networks, CPU)[0].state_dict()
 
     def load() -> None:
-        found = checkpoint.load_generator(networks, CPU)[0].state_dict()
+        found = checkpoints.load_generator(networks, CPU)[0].state_dict()
         assert all(torch.equal(found[name], value) for name, value in expected.items())  # no silent damage
 
     assert torment(networks, load, [mutate]) > 0.9 * MUTATIONS
@@ -104,14 +107,14 @@ def test_generator_files_load_or_are_refused(networks: Path) -> None:
 
 def test_discriminator_files_load_or_are_refused(networks: Path) -> None:
     path = networks.with_name("D_epoch_001.pt")
-    assert torment(path, lambda: checkpoint.load_stage(networks, CPU, "train_lab.py"), [mutate]) > 0.9 * MUTATIONS
+    assert torment(path, lambda: checkpoints.load_stage(networks, CPU, "train_lab.py"), [mutate]) > 0.9 * MUTATIONS
 
 
 def test_last_files_load_or_are_refused(tmp_path: Path) -> None:
     network, cfg = GeneratorUNet(4, 2), TrainConfig()
     parts = {"generator": network, "optimizer": torch.optim.Adam(network.parameters())}
-    checkpoint.save_last(tmp_path, "subset", cfg, "key", Position(1, 2, 3, 4.0), parts)
-    load = lambda: checkpoint.resume(tmp_path, "subset", cfg, "key", parts)  # noqa: E731
+    save_last(tmp_path, "subset", cfg, "key", Position(1, 2, 3, 4.0), parts)
+    load = lambda: resume(tmp_path, "subset", cfg, "key", parts)  # noqa: E731
     assert torment(tmp_path / "last.pt", load, [mutate]) > 0.9 * MUTATIONS
 
 
@@ -152,7 +155,7 @@ def test_annotations_load_or_are_refused(sample_coco: Path, tmp_path: Path) -> N
     shutil.copyfile(sample_coco / "annotations" / "instances_val2017.json", path)
 
     def load() -> None:
-        shares = filter_script.read_objects(path, ())
+        shares = read_objects(path, ())
         for sizes in shares.values():
             filter_script.judge_objects(sizes, filter_script.FilterConfig())
 

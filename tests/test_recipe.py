@@ -1,11 +1,11 @@
-"""What the recipe was chosen by: the changes that were tried, and the scores of a set's colors."""
+"""How recipes are compared: the variants, and the scores of a set's colors."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,14 @@ from torch import Tensor, nn
 import train_lab
 from benchmarks.ablate import table
 from benchmarks.color_scores import ab_histogram, gain_at_share, score
-from benchmarks.variants import VARIANTS, Rarity, cell_of
+from benchmarks.measure import parse
+from benchmarks.variants import PLACES, VARIANTS
 from config import TrainConfig
+from models_lab import GeneratorUNet
+from utils.data.sample_set import load_photo
 from utils.images import write_png
-from utils.sample_data import load_photo
+from utils.run import UserError
+from utils.training import checkpoints
 
 
 class Constant(nn.Module):
@@ -31,27 +35,20 @@ class Constant(nn.Module):
 
 
 def test_variants_change_what_train_lab_has() -> None:
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
     for name, phases in VARIANTS.items():
-        assert sum(phase.share for phase in phases) in (1, 2), name
+        assert sum(phase.share for phase in phases) == 1, name
         for phase in phases:
-            assert phase.flags.keys() <= fields, name
-            assert all(hasattr(train_lab, part) for part in phase.parts), name
+            parse(TrainConfig, phase.flags)  # exits where there is no such flag
+            assert all(any(hasattr(place, part) for place in PLACES) for part in phase.parts), name
 
 
-def test_cell_of_numbers_the_ab_plane_by_rows_of_a() -> None:
-    ab = torch.tensor([[-99.0, -99.0], [-99.0, 99.0], [0.1, 0.1], [500.0, 500.0]]) / 110
-    assert cell_of(ab.T.reshape(1, 2, 1, 4)).flatten().tolist() == [0, 15, 8 * 16 + 8, 255]
-
-
-def test_rarity_weighs_rare_colors_more_and_has_mean_one() -> None:
-    cells = torch.tensor([7] * 90_000 + [9] * 10_000)
-    weights = Rarity()(cells)
-    assert weights[-1] > weights[0] > 0
-    rarity = Rarity()
-    for _ in range(200):
-        weights = rarity(cells)  # the uniform start loses its say
-    assert weights.mean().item() == pytest.approx(1, abs=0.01)
+def test_replaced_changes_the_parts_and_restores_them() -> None:
+    phase = VARIANTS["attention"][0]
+    with phase.replaced():
+        assert train_lab.GeneratorUNet is checkpoints.GeneratorUNet is phase.parts["GeneratorUNet"]
+        ab = train_lab.GeneratorUNet(4, 5, "batch", "pixelshuffle").eval()(torch.zeros(1, 1, 32, 32))
+        assert ab.shape == (1, 2, 32, 32)
+    assert train_lab.GeneratorUNet is checkpoints.GeneratorUNet is GeneratorUNet
 
 
 def test_ab_histogram_counts_every_pixel_and_holds_the_rest_at_its_border() -> None:
@@ -75,6 +72,22 @@ def test_score_of_gray_and_of_one_color(tmp_path: Path) -> None:
     assert gray["colorfulness_share"] < 0.02 and gray["gain_at_70"] != gray["gain_at_70"]
     assert red["nearly_gray"] == 0 and red["colorfulness_share"] > gray["colorfulness_share"]
     assert 0 < red["histogram_distance"] <= 1 and red["rec_601_gain"] == pytest.approx(red["psnr_gain"])
+    assert gray["images"] == 2 and gray["left_out"] == 0
+
+
+def test_score_leaves_out_images_of_little_chroma(tmp_path: Path) -> None:
+    photo = load_photo("coffee").astype(np.float32)
+    gray = photo.mean(axis=2, keepdims=True)
+    images = [tmp_path / f"{name}.png" for name in ("colored", "pale", "gray")]
+    for path, saturation in zip(images, (1.0, 0.05, 0.0), strict=True):
+        write_png(path, (gray + saturation * (photo - gray)).astype(np.uint8))
+    network = Constant(0.0, 0.0)
+    scores = score(network, 64, images, torch.device("cpu"))
+    assert scores["images"] == 1 and scores["left_out"] == 2
+    alone = score(network, 64, images[:1], torch.device("cpu"))
+    assert scores == pytest.approx({**alone, "left_out": 2}, nan_ok=True)
+    with pytest.raises(UserError, match="none of the 2 images has a mean chroma of 5"):
+        score(network, 64, images[1:], torch.device("cpu"))
 
 
 def test_table_averages_over_seeds_and_keeps_the_order_of_the_variants() -> None:

@@ -11,16 +11,16 @@ import skimage.data
 import torch
 
 from config import DEFAULT_CHECKPOINT
-from utils.checkpoint import load_generator
+from utils.coloring.exported import open_generator
 from utils.images import read_picture, write_png
-from utils.metrics import colorfulness
+from utils.report.metrics import colorfulness
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_default_checkpoint_is_small_and_says_where_it_comes_from() -> None:
     assert DEFAULT_CHECKPOINT.stat().st_size <= 32e6
-    _, info = load_generator(DEFAULT_CHECKPOINT, torch.device("cpu"))
+    _, info = open_generator(DEFAULT_CHECKPOINT, torch.device("cpu"))
     assert {"stage", "epoch", "step", "config", "metrics", "vgg", "commit"} <= info.keys()
     assert not any(str(value).startswith("/") for value in info["config"].values())
 

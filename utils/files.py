@@ -1,33 +1,40 @@
-"""Files that are either whole or absent: everything the project writes goes through a temporary file."""
+"""Files: written whole or not at all, read with checks, and images found in folders and lists."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
+
+import torch
 
 from utils.run import UserError
 
 MAX_NAME = 255  # bytes, on most file systems
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+FIRST = "run python -m utils.data.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
+MAX_LIST = 2**28  # bytes of a list of images
 MAX_JSON = 2**30  # bytes; COCO's largest is 0.45 GB
 
 
 def no_room(path: Path, error: OSError) -> UserError:
     """Say of an error of the disk, which names no file, which one could not be written."""
-    return UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again")
+    return UserError(f"{path}: cannot be written ({error.strerror}); free some space and run it again")
 
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for binary writing so that it appears whole or not at all.
 
-    The bytes go to a temporary file beside it, which is flushed to disk and renamed when the block ends without
-    an error, and removed when it does not. What a killed process left there is overwritten when the same command
-    runs again: `utils.run.hold` keeps two of them from meeting. Missing parent folders are made.
+    The bytes go to a temporary file in the same folder, which is flushed to disk and renamed when the block ends
+    without an error, and deleted otherwise. A file left by a killed process is overwritten when the same command runs
+    again; `utils.run.hold` keeps two runs apart. Missing parent folders are created.
 
     Raises:
         UserError: the bytes do not find room.
@@ -56,14 +63,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def name_bytes(name: str) -> bytes:
-    """Encode the name of a file for a hash: as it is on the disk, whatever the locale, also where it is not UTF-8."""
+    """Encode a file name for a hash: its bytes on disk, in any locale, even if they are not UTF-8."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all.
 
-    What is not Unicode in the name of a file comes out as \\udcXX, which JSON reads back as it was.
+    Bytes of a file name that are not UTF-8 are written as \\udcXX, which JSON reads back unchanged.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
@@ -90,3 +97,71 @@ def read_json(path: Path, mend: str) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a readable JSON object; {mend}")
     return value
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def list_images(source: Path, recursive: bool = False, mend: str = "check the path") -> list[Path]:
+    """List the images of a source in sorted order.
+
+    Args:
+        source: a folder, or a text file with one path a line, taken relative to the file's folder.
+        recursive: walk the folders below a folder as well (symbolic links to folders are not followed).
+        mend: what to do where there is no such source.
+
+    Raises:
+        UserError: the source does not exist or holds no image.
+    """
+    if source.is_dir():
+        # Links that lead nowhere are listed as well, and named when they are read.
+        walk = os.walk(source, onerror=_raise)
+        found = [Path(root, name) for root, _, names in (walk if recursive else islice(walk, 1)) for name in names]
+        # macOS writes "._*" files to disks with other file systems.
+        images = sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith("._"))
+    elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
+        try:
+            if source.stat().st_size > MAX_LIST:
+                raise ValueError
+            text = source.read_text(encoding="utf-8-sig")
+            if "\0" in text:
+                raise ValueError
+            lines = text.splitlines()
+        except ValueError:
+            raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
+        images = sorted(source.parent / line.strip() for line in lines if line.strip())
+    else:
+        raise UserError(f"{source}: no such image, folder or list of images; {mend}")
+    if not images:
+        raise UserError(f"{source}: no images there ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+    return images
+
+
+def common_root(source: Path, images: Sequence[Path]) -> Path:
+    """Give the folder that outputs are named relative to: the source, or what holds all images of a list.
+
+    Raises:
+        UserError: the images of a list are on several drives.
+    """
+    if source.is_dir():
+        return source
+    try:
+        return Path(os.path.commonpath([Path(os.path.abspath(image)).parent for image in images]))
+    except ValueError:  # Windows
+        raise UserError(f"{source}: its images are on several drives; make a list for each") from None
+
+
+def read_tensors(path: Path) -> dict:
+    """Load a file of torch's that holds tensors and plain types alone, and is what was written.
+
+    Raises:
+        Exception: of any type, as files from strangers can fail to load in any way.
+    """
+    if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes; its oldest format has none
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("packed, as torch never does")
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"{broken} is damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""The same few images in every sample grid and comparison figure, chosen by their names alone."""
+"""The same few images in every sample grid and comparison figure, chosen by their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.files import name_bytes
 def choose_fixed_images(images: Sequence[Path], count: int) -> list[Path]:
     """Choose images by a stable hash of their file names.
 
-    The choice does not depend on the order of `images`, the folder they lie in, the machine or a seed, and when
+    The choice does not depend on the order of `images`, their folder, the machine or a seed, and when
     one of them is missing, only that one is replaced: the same photographs can be followed from the first epoch
     of stage 1 to the report.
 

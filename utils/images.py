@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.files import write_bytes
-from utils.run import UserError
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-FIRST = "run python -m utils.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
 MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
 MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
-MAX_LIST = 2**28  # bytes of a list of images
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 # What the extensions stand for, and harmless kinds that are often called so; Pillow would run Ghostscript for others.
@@ -38,9 +30,6 @@ _SETTINGS[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, 95]
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
 _SETTINGS[".png"] = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 _SETTINGS[".png"] += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class ImageError(ValueError):
@@ -63,59 +52,6 @@ class Picture:
     def has_color(self) -> bool:
         """Whether any pixel has channels that differ."""
         return bool((self.rgb != self.rgb[:, :, :1]).any())
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def list_images(source: Path, recursive: bool = False, mend: str = "check the path") -> list[Path]:
-    """List the images of a source in sorted order.
-
-    Args:
-        source: a folder, or a text file with one path a line, taken relative to the file's folder.
-        recursive: walk the folders below a folder as well (symbolic links to folders are not followed).
-        mend: what to do where there is no such source.
-
-    Raises:
-        UserError: the source does not exist or holds no image.
-    """
-    if source.is_dir():
-        # Links that lead nowhere are listed as well, and named when they are read.
-        walk = os.walk(source, onerror=_raise)
-        found = [Path(root, name) for root, _, names in (walk if recursive else islice(walk, 1)) for name in names]
-        # "._*" is what macOS leaves beside the files on foreign disks.
-        images = sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith("._"))
-    elif source.is_file() and source.suffix.lower() not in IMAGE_EXTENSIONS:
-        try:
-            if source.stat().st_size > MAX_LIST:
-                raise ValueError
-            text = source.read_text(encoding="utf-8-sig")
-            if "\0" in text:
-                raise ValueError
-            lines = text.splitlines()
-        except ValueError:
-            raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
-        images = sorted(source.parent / line.strip() for line in lines if line.strip())
-    else:
-        raise UserError(f"{source}: no such image, folder or list of images; {mend}")
-    if not images:
-        raise UserError(f"{source}: no images there ({', '.join(sorted(IMAGE_EXTENSIONS))})")
-    return images
-
-
-def common_root(source: Path, images: Sequence[Path]) -> Path:
-    """Give the folder that outputs are named relative to: the source, or what holds all images of a list.
-
-    Raises:
-        UserError: the images of a list lie on several drives.
-    """
-    if source.is_dir():
-        return source
-    try:
-        return Path(os.path.commonpath([Path(os.path.abspath(image)).parent for image in images]))
-    except ValueError:  # Windows
-        raise UserError(f"{source}: its images are on several drives; make a list for each") from None
 
 
 def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -143,7 +79,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
         data = path.read_bytes()
     except ImageError:
         raise
-    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
@@ -154,7 +90,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
         raise ImageError("not an image, or of a kind that is not supported") from error
     except ImageError:
         raise
-    except Exception as error:  # decoders meet broken files with errors of every type
+    except Exception as error:  # decoders raise errors of every type on broken files
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
     if pixels.ndim == 2:
         return Picture(np.repeat(pixels[:, :, None], 3, axis=2), None)
@@ -179,7 +115,7 @@ def _decode(file: Image.Image, data: bytes, at_least: int | None) -> np.ndarray:
             opaque = np.where(pixels == file.info["transparency"], 0, 65535).astype(np.uint16)
             pixels = np.dstack([pixels, pixels, pixels, opaque])
         return pixels
-    if file.format == "TIFF" and max(file.tag_v2.get(_TIFF_BITS, (1,))) > 8:
+    if isinstance(file, TiffImageFile) and max(file.tag_v2.get(_TIFF_BITS, (1,))) > 8:
         if file.tag_v2.get(_TIFF_PLANES, 1) == 2 or 1 in file.tag_v2.get(_TIFF_EXTRA, ()):
             raise ImageError("16-bit TIFF with separate planes or premultiplied alpha is not supported")
         pixels = _decode_with_opencv(data)  # upright: OpenCV obeys the orientation of TIFF, and only of TIFF
@@ -222,7 +158,7 @@ def _orientation(file: Image.Image) -> int:
     """Read the EXIF orientation; 1 where there is none or it is broken."""
     try:
         return file.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # broken metadata, whatever the parser makes of it, must not cost the image
+    except Exception:  # broken metadata of any kind must not cost the image
         return 1
 
 
@@ -269,8 +205,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     shrink = height * width < image.shape[0] * image.shape[1]
     if shrink and image.dtype == np.uint8 and image.ndim == 3:
         planes = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
-        resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
-        return resized[0].permute(1, 2, 0).contiguous().numpy()
+        planes = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+        return planes[0].permute(1, 2, 0).contiguous().numpy()
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
     return np.clip(resized, 0, 1) if image.dtype.kind == "f" else resized
 
@@ -305,8 +241,9 @@ def encode_image(suffix: str, picture: Picture) -> bytes:
     rgb, alpha = picture.rgb, picture.alpha
     suffix = suffix.lower()
     if rgb.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
-        rgb, alpha = (plane if plane is None else np.round(plane / 257.0).astype(np.uint8) for plane in (rgb, alpha))
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        rgb = np.round(rgb / 257.0).astype(np.uint8)
+        alpha = None if alpha is None else np.round(alpha / 257.0).astype(np.uint8)
+    bgr: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
         bgr = np.dstack([bgr, alpha])
     try:
@@ -332,22 +269,3 @@ def write_png(path: Path, rgb: np.ndarray, alpha: np.ndarray | None = None) -> N
         alpha: (H, W), of the same type, or None.
     """
     write_bytes(path, encode_image(".png", Picture(rgb, alpha)))
-
-
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """Yield function(item) in order, computed ahead in threads; at most four results a thread wait in memory.
-
-    OpenCV, NumPy and torch release the interpreter lock, so threads use all cores without copying images between
-    processes, and work the same on every system. In these threads torch opens none of its own.
-    """
-    items = iter(items)
-    with ThreadPoolExecutor(max(1, num_workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = [pool.submit(function, item) for item in islice(items, 4 * max(1, num_workers))]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()

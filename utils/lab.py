@@ -2,7 +2,7 @@
 
 sRGB with the D65 white point and the 2-degree observer, as `skimage.color.rgb2lab` defines it (IEC 61966-2-1;
 CIE 15:2004). Every conversion is differentiable, runs on the device of its input, and computes in float32
-whatever the autocast. No other module knows the numbers 50, 110, 128 or 255/100.
+even under autocast. No other module knows the numbers 50, 110, 128 or 255/100.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 # Each of these is a power above a knee and a line below it, which meet there: the power of what is held above the
-# knee, plus the line of what that took away. It is faster than a choice by `where`, and every gradient is finite.
+# knee, plus the line applied to the remainder. This is faster than `torch.where`, and every gradient is finite.
 
 
 def _linear_from_srgb(rgb: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def lightness(rgb: np.ndarray) -> Tensor:
     Returns:
         (1, H, W), float32, in [0, 100], on the CPU.
     """
-    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # no level lies outside: "clip" spares the check
+    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
     y = cv2.transform(linear, _WHITE_XYZ_FROM_RGB[1:2].numpy())  # (H, W)
     return 116 * _f_from_xyz(torch.from_numpy(y)[None]) - 16
 
@@ -111,7 +111,7 @@ def _f_from_lab(lab: Tensor) -> Tensor:
 
 
 def _linear_from_f(f: Tensor) -> Tensor:
-    """Linear RGB, which lies outside [0, 1] where sRGB cannot show the color."""
+    """Convert to linear RGB, which is outside [0, 1] where sRGB cannot show the color."""
     x, y, z = _xyz_from_f(f).unbind(-3)
     return _mix(_RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
 
@@ -234,4 +234,5 @@ def decode_lab_image(lab: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3), float32: L in [0, 100], ab in CIELAB units.
     """
-    return lab / np.float32([_L_STORED, 1, 1]) - np.float32([0, _AB_STORED, _AB_STORED])
+    scale, offset = np.array([[_L_STORED, 1, 1], [0, _AB_STORED, _AB_STORED]], np.float32)
+    return lab / scale - offset

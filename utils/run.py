@@ -1,24 +1,27 @@
-"""What every script does around its work: errors, device, precision, seeds, processes, the commit."""
+"""What all scripts need to run: errors, device, precision, processes and threads, locks, the commit."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import dataclasses
 import getpass
 import hashlib
 import io
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import torch
@@ -27,16 +30,19 @@ import tyro
 from filelock import FileLock, Timeout
 from torch import nn
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
-Value = TypeVar("Value")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 LOCK_SECONDS = 10.0
 _held: dict[Path, FileLock] = {}  # a lock that nothing refers to is released
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Interrupted(Exception):
-    """A run stopped on request with everything saved; the message says how to go on."""
+    """A run stopped on request with everything saved; the message says how to continue."""
 
 
 class UserError(ValueError):
@@ -56,23 +62,16 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     config = tyro.cli(config_class, args=argv, prog=f"python {program}")
     try:
         function(config)
-    except (UserError, OSError) as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(3)  # the main process most likely says the same, upon which torchrun ends this one
-        print(f"error: {_in_one_line(error)}", file=sys.stderr)
-        traceback.clear_frames(error.__traceback__)  # they hold the data loader, which ends its workers when it goes
-        return 2
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            print(f"error: {config.device}: out of memory; give a smaller --batch-size", file=sys.stderr)
-        elif str(error).startswith("DataLoader worker"):
-            print(
-                "error: a data loading process was killed, most likely for memory; give --num-workers 0 or 1, or a "
-                "smaller --batch-size",
-                file=sys.stderr,
-            )
-        else:
+    except (UserError, OSError, EOFError, RuntimeError) as error:
+        message = _in_one_line(error)
+        if message is None:
             raise
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise here if a worker was killed
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(3)  # the main process most likely prints the same, and torchrun then ends this one
+        print(f"error: {message}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # they hold the data loader, which ends its workers when it goes
         return 2
     except Interrupted as interrupted:
         print(interrupted, flush=True)
@@ -81,7 +80,7 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
         print("interrupted", file=sys.stderr)
         return 130
     finally:
-        for worker in multiprocessing.active_children():  # they ignore signals, see utils.data
+        for worker in multiprocessing.active_children():  # they ignore signals, see utils.data.loaders
             worker.kill()
         while _held:
             _held.popitem()[1].release()
@@ -90,10 +89,17 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     return 0
 
 
-def _in_one_line(error: UserError | OSError) -> str:
+def _in_one_line(error: Exception) -> str | None:
+    """Word an error for the user; None for a bug."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory; give a smaller --batch-size, or --device cpu"
+    if text.startswith("DataLoader worker") or isinstance(error, ConnectionError | EOFError):
+        return "a data loading process was killed, most likely for lack of memory; give --num-workers 0"
+    if isinstance(error, RuntimeError):
+        return None
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    text = str(error)
     if text.startswith("Caught "):  # in a data loading worker: the last line of its traceback is the message
         text = text.rstrip().splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
     return " ".join(text.splitlines())
@@ -132,25 +138,14 @@ def set_up_device(name: str) -> torch.device:
     return device
 
 
-def keep_freed_memory(device: torch.device) -> None:
-    """Keep the tensors that a training step frees on a CPU for the next step: about 5 % of its time on Linux.
-
-    glibc gives blocks of over 32 MB back to the system, which then clears each page of the next one anew.
-    """
-    if device.type == "cpu" and sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-        if mallopt:
-            mallopt(_M_MMAP_THRESHOLD, 2**30)
-            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def place(network: Network, device: torch.device) -> Network:
     """Move a network to a device, in the memory layout that is fastest there.
 
     Convolutions prefer channels last; instance norm, which is computed plane by plane, would have to copy.
     """
     by_plane = any(isinstance(module, nn.InstanceNorm2d) for module in network.modules())
-    return network.to(device, memory_format=torch.contiguous_format if by_plane else torch.channels_last)
+    layout = torch.contiguous_format if by_plane else torch.channels_last
+    return network.to(device).to(memory_format=layout)
 
 
 def rank() -> int:
@@ -173,7 +168,7 @@ def is_main_of_machine() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-def gather(value: Value) -> list[Value]:
+def gather(value: Item) -> list[Item]:
     """Give the value of each process, in the order of their ranks; every process must call it.
 
     Raises:
@@ -186,7 +181,7 @@ def gather(value: Value) -> list[Value]:
         dist.all_gather_object(values, value)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"another process has ended, see what it says ({reason})") from error
+        raise UserError(f"another process has ended, see its output ({reason})") from error
     return values
 
 
@@ -199,7 +194,7 @@ def barrier() -> None:
 def hold(folder: Path) -> None:
     """Keep other processes of this machine and user from writing to a folder until `run_script` or this one ends.
 
-    The lock lies in the system's folder for temporary files, the same for all of a user's processes, so that nothing
+    The lock is in the system's folder for temporary files, the same for all of a user's processes, so that nothing
     has to be cleaned up here. The system frees the lock of a process that is killed once its data loading workers
     have ended as well, which is why another one is given LOCK_SECONDS before it counts as running.
 
@@ -236,6 +231,12 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
+def plain_config(cfg: DataclassInstance) -> dict[str, object]:
+    """Turn a configuration into a dict of plain types."""
+    values = dataclasses.asdict(cfg)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
 def say_config(config: object, device: torch.device, dtype: torch.dtype | None) -> None:
     """Print the resolved configuration, the device and the precision."""
     for name, value in vars(config).items():
@@ -245,7 +246,7 @@ def say_config(config: object, device: torch.device, dtype: torch.dtype | None) 
 
 
 def command() -> str:
-    """Give the command that goes on with what this process does; --no-resume would begin again."""
+    """Give the command that resumes this run: without --no-resume, which would start over."""
     anew = "--no-resume" in (argument.replace("_", "-") for argument in sys.argv)
     if dist.is_initialized():
         return "the same torchrun command" + (" without --no-resume" if anew else "")
@@ -257,8 +258,7 @@ def amp_dtype(device: torch.device, enabled: bool) -> torch.dtype | None:
     if not enabled:
         return None
     if device.type == "cuda":
-        ampere_or_later = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if ampere_or_later else torch.float16
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         if any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):
@@ -279,3 +279,22 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """Yield function(item) in order, computed ahead in threads; at most four results a thread wait in memory.
+
+    OpenCV, NumPy and torch release the interpreter lock, so threads use all cores without copying images between
+    processes, and work the same on every system. torch opens no further threads in them.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(max(1, num_workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(function, item) for item in islice(items, 4 * max(1, num_workers))]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -24,7 +24,6 @@ _CELL_INCHES = 2.3  # at 120 dots an inch a 256-pixel image is shown about pixel
 _DPI = 120
 _MARGIN_INCHES = 0.03
 _FEW_EPOCHS = 40  # up to here each epoch has a dot
-_COLORS = {"loss_g_l1": "tab:blue", "loss_g_gan": "tab:orange", "loss_g_vgg": "tab:green", "loss_d": "tab:red"}
 LOSS_LABELS = {"loss_g_l1": "G: L1 of ab", "loss_g_gan": "G: adversarial", "loss_g_vgg": "G: VGG", "loss_d": "D"}
 
 
@@ -116,8 +115,8 @@ def save_loss_plot(log_path: Path, png_path: Path) -> None:
     log = read_log(log_path)
     figure = Figure(figsize=(13.5, 4), dpi=_DPI, layout="constrained")
     losses, quality, color = figure.subplots(1, 3)
-    for key, label in LOSS_LABELS.items():
-        _plot(losses, log, key, label, _COLORS[key])
+    for number, (key, label) in enumerate(LOSS_LABELS.items()):
+        _plot(losses, log, key, label, f"C{number}")
     losses.set_yscale("log")
     losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

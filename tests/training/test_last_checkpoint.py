@@ -1,0 +1,48 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from config import FinetuneConfig, TrainConfig
+from models_lab import GeneratorUNet
+from utils.run import UserError
+from utils.training.last_checkpoint import Position, resume, save_last
+
+
+def test_save_last_refuses_weights_that_are_not_finite(tmp_path):
+    generator = GeneratorUNet(16, 3)
+    generator.head.conv.weight.data[0] = math.inf
+    with pytest.raises(UserError, match="generator: weights not finite after step 7"):
+        save_last(tmp_path, "subset", TrainConfig(), "", Position(step=7), {"generator": generator})
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_restores_parts_position_and_random_state(tmp_path):
+    network, cfg = GeneratorUNet(16, 3), TrainConfig(output_dir=tmp_path)
+    position = Position(epoch=2, batch=3, step=40, best_psnr=21.5)
+    torch.manual_seed(5)
+    save_last(tmp_path, "subset", cfg, "data", position, {"generator": network})
+    expected = torch.rand(3)
+    other = GeneratorUNet(16, 3)
+    changed = replace(cfg, num_workers=7, device="cuda:1", last_every=3)  # none of these changes the result
+    assert resume(tmp_path, "subset", changed, "data", {"generator": other}) == position
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+def test_resume_without_a_file_starts_at_the_beginning(tmp_path):
+    assert resume(tmp_path, "subset", TrainConfig(), "data", {}) == Position()
+
+
+def test_resume_refuses_another_configuration_or_other_images(tmp_path):
+    cfg = TrainConfig(output_dir=tmp_path)
+    save_last(tmp_path, "subset", cfg, "data", Position(step=1), {})
+    with pytest.raises(UserError, match=r"lambda_l1 150.0 -> 50.0.*--no-resume"):
+        resume(tmp_path, "subset", replace(cfg, lambda_l1=50.0), "data", {})
+    with pytest.raises(UserError, match="images or the weights it started from have changed"):
+        resume(tmp_path, "subset", cfg, "other data", {})
+    with pytest.raises(UserError, match="another configuration"):
+        resume(tmp_path, "finetune", FinetuneConfig(output_dir=tmp_path), "data", {})
+    with pytest.raises(UserError, match="damaged"):
+        resume(tmp_path, "subset", cfg, "data", {"generator": GeneratorUNet(16, 3)})

@@ -1,0 +1,155 @@
+"""Coloring a picture at its own resolution: the network supplies ab, the picture keeps its lightness.
+
+The network sees a small copy of the picture's L. Its ab is enlarged to the picture's size and joined with the
+input's own L, at the input's own resolution (Zhang, Isola and Efros 2016, arXiv:1603.08511). Size, bit depth and
+alpha stay those of the input.
+
+`colorize` does all of it for one picture. Its steps are `prepare`, `predict_ab` and `merge`; with `batch_by_shape`
+they let the network run on several pictures together while threads read and write others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.images import MAX_ASPECT, Picture, resize
+from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab
+from utils.run import autocast
+
+GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
+STRIP_PIXELS = 2**17  # merged at a time
+PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
+
+
+def working_shape(height: int, width: int, img_size: int) -> tuple[int, int]:
+    """Give the height and width that the network sees: shorter side `img_size`, the aspect ratio kept.
+
+    Smaller images are enlarged to it, as they were for training: the network knows things at that scale. The
+    longer side ends at MAX_ASPECT times `img_size`, even if the shorter side is then smaller.
+    """
+    scale = min(img_size / min(height, width), MAX_ASPECT * img_size / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _to_pixels(lab: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Convert CIELAB (3, H, W) to (H, W, 3) of 8 or 16 bit."""
+    levels = np.rint((lab_to_rgb(lab) * np.iinfo(dtype).max).numpy()).astype(dtype)
+    return cv2.merge(list(levels))
+
+
+def prepare(picture: Picture, img_size: int) -> Tensor:
+    """Make what the network sees of a picture: L at the working size, (1, h, w), in [-1, 1]."""
+    height, width = picture.rgb.shape[:2]
+    return normalize_l(lightness(resize(picture.rgb, *working_shape(height, width, img_size))))
+
+
+def cast_convolutions(generator: nn.Module, dtype: torch.dtype | None) -> None:
+    """Cast the weights of convolutions to the type that `predict_ab` computes in: autocast does it every batch."""
+    convolutions = [module for module in generator.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+    for convolution in convolutions if dtype else []:
+        convolution.to(dtype)
+
+
+def predict_ab(
+    generator: nn.Module, planes: Sequence[Tensor], device: torch.device, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Run the generator in eval mode on planes that are padded to multiples of GRID by their right and lower edges.
+
+    Args:
+        generator: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; on `device`. Its mode is kept.
+        planes: B of L, (1, h, w), in [-1, 1], that `batch_by_shape` put together.
+        device: of the generator.
+        dtype: of mixed precision, or None; see `amp_dtype`.
+
+    Returns:
+        The ab of each, (2, h, w), float32, in [-1, 1], on the CPU.
+    """
+    padded = [F.pad(l, (0, -l.shape[2] % GRID, 0, -l.shape[1] % GRID), mode="replicate") for l in planes]
+    training = generator.training
+    generator.eval()
+    try:
+        with torch.inference_mode(), autocast(device, dtype):
+            ab = generator(torch.stack(padded).to(device)).float().cpu()  # (B, 2, H, W)
+    finally:
+        generator.train(training)
+    return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
+
+
+@torch.inference_mode()
+def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Picture:
+    """Give a picture the predicted color and leave it its lightness; what sRGB cannot show is moved toward gray.
+
+    Args:
+        picture: the input, (H, W).
+        ab: (2, h, w), in [-1, 1]; enlarged bilinearly.
+        strip_pixels: pixels merged at a time, which bounds the memory; it moves the result by float rounding alone.
+
+    Returns:
+        A picture of the input's size, bit depth and alpha.
+    """
+    height, width = picture.rgb.shape[:2]
+    small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
+    ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0]
+    # rgb_to_lab, like skimage's, gives gray an ab slightly off 0: uncorrected, 16-bit gray changes by up to 2 levels.
+    gray_ab = rgb_to_lab(torch.ones(3, 1, 1))[1:] / 100  # for each unit of L
+    colored = np.empty_like(picture.rgb)
+    rows = max(1, strip_pixels // width)
+    for top in range(0, height, rows):
+        l = lightness(picture.rgb[top : top + rows])  # (1, rows, W)
+        source = (torch.arange(top, top + l.shape[1]) + 0.5) * (small[0] / height) - 0.5
+        source = source.clamp(0, small[0] - 1)
+        above = source.long()
+        below = (above + 1).clamp(max=small[0] - 1)
+        strip = torch.lerp(ab[:, above], ab[:, below], (source - above)[:, None])  # (2, rows, W)
+        lab = torch.cat([l, strip + gray_ab * l])
+        colored[top : top + rows] = _to_pixels(fit_gamut(lab), colored.dtype)
+    return Picture(colored, picture.alpha)
+
+
+def batch_by_shape(planes: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
+    """Group the indices of planes (1, h, w) that fit the same rectangle of GRID squares, `batch_size` at most."""
+    groups = defaultdict(list)
+    for index, plane in enumerate(planes):
+        groups[tuple(-(-side // GRID) for side in plane.shape)].append(index)
+    for group in groups.values():
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+def colorize(generator: nn.Module, picture: Picture, img_size: int, device: torch.device) -> Picture:
+    """Color one picture.
+
+    Args:
+        generator: maps L (B, 1, h, w) to ab (B, 2, h, w), both in [-1, 1]; on `device`. Its mode is kept.
+        picture: as `read_picture` gives it, of any shape.
+        img_size: shorter side at which the network works, in pixels; see `training_size`.
+        device: of the generator.
+
+    Returns:
+        A picture of the input's size, bit depth and alpha.
+    """
+    return merge(picture, predict_ab(generator, [prepare(picture, img_size)], device)[0])
+
+
+def grayscale(picture: Picture) -> Picture:
+    """Give a picture without color: its L, with ab = 0, and its alpha."""
+    gray = merge(picture, torch.zeros(2, 1, 1)).rgb[:, :, 1:2]
+    return Picture(gray.repeat(3, axis=2), picture.alpha)
+
+
+def comparison(picture: Picture, colored: Picture) -> np.ndarray:
+    """Put input (its L as gray) | output | truth (where the input has color) in a row, (H, W, 3) uint8, no alpha."""
+    height, width = picture.rgb.shape[:2]
+    scale = min(1.0, PANEL_SIDE / max(height, width))
+    shape = max(1, round(height * scale)), max(1, round(width * scale))
+    truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
+    gray = grayscale(Picture(truth, None)).rgb
+    gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
+    row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])
+    return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)

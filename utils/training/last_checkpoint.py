@@ -1,0 +1,128 @@
+"""last.pt, which holds everything a run needs to resume; resuming from it, and starting over without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from config import TrainingConfig
+from utils import run
+from utils.run import UserError, plain_config
+from utils.training.checkpoints import MAY_CHANGE, read, save
+
+
+class Stateful(Protocol):
+    """What last.pt can hold: a network, an optimizer, a scaler, the running averages."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state_dict: dict) -> object: ...
+
+
+Parts = Mapping[str, Stateful]
+
+
+@dataclass
+class Position:
+    """Where a run is: epochs done, batches done in this one, steps done in all, and the best score so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_psnr: float = -math.inf
+
+
+def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position: Position, parts: Parts) -> None:
+    """Write last.pt: everything `resume` needs to continue exactly as if the run had not stopped.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and not all(value.isfinite().all() for value in part.state_dict().values()):
+            raise UserError(f"{name}: weights not finite after step {position.step}; give a lower --learning-rate")
+    entries = {
+        "kind": "last",
+        "stage": stage,
+        "config": plain_config(cfg),
+        "data": data,
+        "world_size": run.world_size(),
+        "position": dataclasses.asdict(position),
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    save(folder / "last.pt", entries)
+
+
+def start_anew(folder: Path, networks_dir: Path, saved_as: str, init_checkpoint: Path | None) -> None:
+    """Delete what an earlier run wrote, if there is a last.pt.
+
+    Args:
+        folder: holds last.pt, best.pt, log.jsonl, samples/ and tensorboard/.
+        networks_dir: holds G_*.pt and D_*.pt.
+        saved_as: names of these networks without "G_" and ".pt", with the epoch as a field.
+        init_checkpoint: what the new run starts from.
+
+    Raises:
+        UserError: `init_checkpoint` is one of the files that would go.
+    """
+    if not run.is_main() or not (folder / "last.pt").exists():
+        return
+    pattern = re.sub(r"\{.*\}", "[0-9]*", saved_as)
+    own = [folder / name for name in ("best.pt", "log.jsonl", "last.pt")]
+    networks = [path for letter in "GD" for path in networks_dir.glob(f"{letter}_{pattern}.pt")]
+    if init_checkpoint and init_checkpoint.resolve() in [path.resolve() for path in networks]:
+        raise UserError(f"--no-resume would remove --init-checkpoint {init_checkpoint}; choose another --output-dir")
+    for name in ("samples", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in networks + own:
+        path.unlink(missing_ok=True)
+
+
+def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Parts) -> Position:
+    """Resume from last.pt if it exists: load every part and the random state, and give the position.
+
+    Raises:
+        UserError: last.pt was written by another configuration, on other images or by another number of
+            processes, or is damaged.
+    """
+    path = folder / "last.pt"
+    if not path.exists():
+        return Position()
+    mend = "choose another --output-dir, or start over with --no-resume"
+    entries = read(path, mend)
+    try:
+        now, before = plain_config(cfg), entries["config"]
+        changed = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
+        if entries["stage"] != stage or changed:
+            what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed) or entries["stage"]
+            raise UserError(f"{path}: written by another configuration ({what}); {mend}")
+        if entries["data"] != data:
+            raise UserError(f"{path}: the images or the weights it started from have changed since; {mend}")
+        if entries["world_size"] != run.world_size():
+            raise UserError(f"{path}: written by {entries['world_size']} processes, not {run.world_size()}; {mend}")
+        for name, part in parts.items():
+            if state := entries["parts"][name]:  # a scaler that was not needed has none
+                part.load_state_dict(state)
+        torch.set_rng_state(entries["random"])
+        if torch.cuda.is_available() and len(entries["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(entries["random_cuda"])
+        position = Position(**entries["position"])
+        for name, value in vars(Position()).items():
+            if type(getattr(position, name)) is not type(value):
+                raise TypeError(name)
+        return position
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}); {mend}") from None

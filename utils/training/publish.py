@@ -1,0 +1,67 @@
+"""Write a generator in half precision, for passing on.
+
+    python -m utils.training.publish checkpoints_finetune/G_finetune_epoch_04.pt G_half.pt [--saturation 1.15]
+
+Reads a G_*.pt file; writes one of half its size, with the same entries, that every script opens. Absolute paths in
+the configuration are cut down to their last part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from utils import run
+from utils.run import UserError
+from utils.training import checkpoints
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Write a generator in half precision."""
+
+    source: tyro.conf.Positional[Path]
+    """G_*.pt file."""
+    target: tyro.conf.Positional[Path]
+    """File to write."""
+    saturation: float = 1.0
+    """Multiply ab by this before the final tanh; it is folded into the last layer."""
+
+
+def publish(cfg: PublishConfig) -> None:
+    """Copy a generator's file with its weights rounded to float16.
+
+    Raises:
+        UserError: the source is no generator, the saturation is not positive, or a weight is too large for float16.
+    """
+    if not cfg.saturation > 0:
+        raise UserError(f"--saturation {cfg.saturation}: must be positive")
+    checkpoints.load_generator(cfg.source, torch.device("cpu"))  # it is one
+    entries = checkpoints.read(cfg.source, "name a G_*.pt file")
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in entries["weights"].items()
+    }
+    for name in (name for name in weights if name.startswith("head.")):
+        weights[name] *= cfg.saturation
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise UserError(f"{cfg.source}: has weights beyond float16's range")
+    config = {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in entries["config"].items()
+    }
+    checkpoints.save(cfg.target, {**entries, "weights": weights, "config": config, "saturation": cfg.saturation})
+    run.say(f"{cfg.target}: {cfg.target.stat().st_size / 1e6:.1f} MB")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    return run.run_script(PublishConfig, publish, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The numbers of a training command line, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import math
+
+from config import TrainConfig, TrainingConfig
+from utils.run import UserError
+
+MIN_IMG_SIZE = 32  # pixels; smaller crops leave the discriminator no patch
+
+
+def check_ranges(cfg: TrainingConfig) -> None:
+    """Check the numbers that every stage takes.
+
+    Raises:
+        UserError: one of them makes no sense.
+    """
+    positive = ["epochs", "batch_size", "val_images", "sample_every", "save_every", "last_every"]
+    for name in [*positive, *(["max_steps"] if cfg.max_steps is not None else [])]:
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
+    for name in ("num_workers", "seed", "warmup_steps"):
+        if getattr(cfg, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must not be negative")
+    for name in ("learning_rate", "lambda_l1", "lambda_vgg"):
+        value = getattr(cfg, name, 1.0)
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be a finite number, and not negative")
+    if isinstance(cfg, TrainConfig) and (cfg.gen_width < 2 or cfg.gen_width % 2 or cfg.gen_depth < 2):
+        given = f"--gen-width {cfg.gen_width} --gen-depth {cfg.gen_depth}"
+        raise UserError(f"{given}: the width must be even and the depth at least 2")
+    if cfg.img_size < MIN_IMG_SIZE:
+        raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
+    if cfg.load_size < cfg.img_size:
+        raise UserError(f"--load-size {cfg.load_size}: must be at least --img-size {cfg.img_size}")
+    if not 0 <= cfg.scale_jitter <= 0.5:
+        raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 0.5]")
+    if not 0 <= cfg.ema_decay < 1:
+        raise UserError(f"--ema-decay {cfg.ema_decay}: must be in [0, 1)")
