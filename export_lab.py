@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from config import ExportConfig
-from models_lab import GeneratorUNet
+from models_lab import Generator
 from utils.coloring.exported import INPUT, KEY, OUTPUT, OnnxGenerator, describe, open_generator
 from utils.files import write_bytes
 from utils.run import UserError, hold, run_script, say
@@ -29,7 +29,7 @@ TRACED = (2, 1, 77, 131)  # no side is a multiple of the generator's, so the pad
 COMPARED = (TRACED, (1, 1, 128, 64), (3, 1, 1, 9))
 
 
-def export(generator: GeneratorUNet, metadata: str) -> tuple[bytes, bytes]:
+def export(generator: Generator, metadata: str) -> tuple[bytes, bytes]:
     """Trace a generator in eval mode on the CPU, for any batch, height and width.
 
     Args:
@@ -59,7 +59,7 @@ def export(generator: GeneratorUNet, metadata: str) -> tuple[bytes, bytes]:
 
 
 @torch.inference_mode()
-def largest_difference(generator: GeneratorUNet, exported: Callable[[Tensor], Tensor]) -> float:
+def largest_difference(generator: Generator, exported: Callable[[Tensor], Tensor]) -> float:
     """Compare an exported generator with the original on noise of several shapes."""
     random = torch.Generator().manual_seed(0)
     planes = [torch.rand(shape, generator=random) * 2 - 1 for shape in COMPARED]
@@ -73,7 +73,7 @@ def export_checkpoint(cfg: ExportConfig) -> None:
         UserError: the checkpoint cannot be used, a library is missing, or the libraries exported something else.
     """
     generator, info = open_generator(cfg.checkpoint, torch.device("cpu"))
-    if not isinstance(generator, GeneratorUNet):
+    if isinstance(generator, OnnxGenerator):
         raise UserError(f"{cfg.checkpoint}: is already exported; name the G_*.pt file")
     for library in LIBRARIES:
         try:

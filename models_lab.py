@@ -1,4 +1,4 @@
-"""The two networks: a U-Net that predicts ab from L, and a PatchGAN that judges (L, ab).
+"""The networks: two U-Nets that predict ab from L, and a PatchGAN that judges (L, ab).
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
 arXiv:1611.07004. The decoder doubles its resolution by sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158)
@@ -8,9 +8,13 @@ transposed convolutions leave a checkerboard.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from encoder_lab import EfficientNetLite
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -148,6 +152,106 @@ class GeneratorUNet(nn.Module):
         for up in self.ups:
             x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
         return torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over all places, added to its input; it starts as the identity.
+
+    Zhang et al. 2018, "Self-Attention Generative Adversarial Networks", arXiv:1805.08318.
+    """
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm = norm_layer("group", channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))  # (B, 3, heads, C/heads, H W)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, H W, C/heads)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
+        return x + self.out(y)
+
+
+class PretrainedUNet(nn.Module):
+    """Predict ab from L, and from color hints if there are any, by a U-Net whose encoder is an ImageNet classifier.
+
+    Args:
+        encoder: one of LITE_SIZES.
+        channels: of the decoder, at 1/16, 1/8, 1/4 and 1/2 of the input's size.
+        norm: "batch", "instance" or "group", in the decoder.
+        upsample: "pixelshuffle" or "resize".
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "lite2",
+        channels: Sequence[int] = (192, 128, 96, 64),
+        norm: str = "batch",
+        upsample: str = "pixelshuffle",
+    ):
+        super().__init__()
+        self.architecture = {"encoder": encoder, "channels": list(channels), "norm": norm, "upsample": upsample}
+        self.encoder = EfficientNetLite(encoder)
+        *skips, deepest = self.encoder.channels
+        extra = (3, 3, 3, 16)  # the hints; at 1/2, L and the hints of each of four pixels
+        widths = zip([deepest, *channels], skips[::-1], extra, channels, strict=False)
+        self.ups = nn.ModuleList(Up(i, skip + more, o, norm, upsample) for i, skip, more, o in widths)
+        self.attention = SelfAttention(channels[0])
+        self.head = UpSample(channels[-1], 2, upsample, kernel_size=3)
+        for part in (self.ups, self.attention, self.head):
+            part.apply(init_weights)
+        for module in self.modules():
+            if isinstance(module, UpSample):
+                module.init_icnr()
+        nn.init.zeros_(self.attention.out.weight)
+        self.train()
+
+    def train(self, mode: bool = True) -> PretrainedUNet:
+        """Switch the mode of all but the encoder, whose batch norm keeps ImageNet's statistics."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color.
+
+        Args:
+            l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
+            hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere; None for no hints.
+
+        Returns:
+            (B, 2, H, W), ab in [-1, 1].
+        """
+        height, width = l.shape[-2:]
+        pad = (0, -width % 32, 0, -height % 32)
+        l = F.pad(l, pad, mode="replicate")  # (B, 1, H', W')
+        hints = torch.zeros_like(l).expand(-1, 3, -1, -1) if hints is None else F.pad(hints, pad)
+        *skips, x = self.encoder(l)
+        pixels = F.pixel_unshuffle(torch.cat([l, hints], dim=1), 2)  # (B, 16, H'/2, W'/2)
+        extras = [pixels, *(pool_hints(hints, factor) for factor in (4, 8, 16))]
+        for level, up in enumerate(self.ups):
+            x = up(x, torch.cat([skips.pop(), extras.pop()], dim=1))  # (B, C_i, H'/2^i, W'/2^i)
+            if level == 0:
+                x = self.attention(x)
+        return torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+
+
+def pool_hints(hints: Tensor, factor: int) -> Tensor:
+    """Average the hints in each cell of factor x factor pixels: (B, 3, H, W) to (B, 3, H/factor, W/factor).
+
+    The third plane says whether there is any in the cell; the average is over the hinted pixels alone.
+    """
+    pooled = F.avg_pool2d(hints, factor)
+    share = pooled[:, 2:]
+    return torch.cat([pooled[:, :2] / share.clamp(min=1e-6), (share > 0).to(hints.dtype)], dim=1)
+
+
+Generator = GeneratorUNet | PretrainedUNet
 
 
 class PatchDiscriminator(nn.Module):

@@ -7,7 +7,8 @@ G_epoch_NNN.pt and D_epoch_NNN.pt, best.pt, last.pt (the same command resumes fr
 samples/ and tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
-arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076.
+arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. With --encoder, the
+generator has an encoder that was trained on ImageNet (Tan and Le 2019, arXiv:1905.11946).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 
 from config import TrainConfig
 from dataset_lab_cache import open_source
-from models_lab import GeneratorUNet, PatchDiscriminator
+from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.run import place, run_script
+from utils.training.encoder_weights import load_encoder_weights
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -37,17 +39,25 @@ def train(cfg: TrainConfig) -> Path:
     stage = Stage(cfg, "subset")
     stage.open_data(open_source(cfg))
 
-    if cfg.init_checkpoint is None:
-        generator = place(GeneratorUNet(cfg.gen_width, cfg.gen_depth, cfg.norm, cfg.upsample), stage.device)
-        discriminator = place(PatchDiscriminator(cfg.disc_width, cfg.norm), stage.device)
-    else:
+    generator: Generator
+    if cfg.init_checkpoint is not None:
         generator, discriminator, _ = stage.inherit("train_lab.py")
+    else:
+        if cfg.encoder == "none":
+            generator = place(GeneratorUNet(cfg.gen_width, cfg.gen_depth, cfg.norm, cfg.upsample), stage.device)
+        else:
+            generator = place(PretrainedUNet(cfg.encoder, norm=cfg.norm, upsample=cfg.upsample), stage.device)
+            load_encoder_weights(generator.encoder, cfg.encoder_weights)
+        discriminator = place(PatchDiscriminator(cfg.disc_width, cfg.norm), stage.device)
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     stage.begin(generator, discriminator, optimizer_g, optimizer_d, "epoch_{:03d}")
 
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
+        if isinstance(generator, PretrainedUNet):
+            generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
+
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(l)  # (B, 2, S, S)

@@ -205,7 +205,7 @@ if __name__ == "__main__":
     if first == "ours":
         from utils.training import checkpoints
 
-        vars(checkpoints)["GeneratorUNet"] = Generator
+        vars(checkpoints)["GENERATORS"] = (Generator,)
         sys.argv = [part, *arguments]
         runpy.run_path(part, run_name="__main__")
     elif part == "infer":

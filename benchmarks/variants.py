@@ -3,7 +3,7 @@
 docs/RECIPE.md has the numbers of all variants so far. The code of those that are not here is at commit 414d898.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -25,7 +25,7 @@ class Phase:
     """One run of train_lab.py, which starts from the phase before."""
 
     flags: str = ""  # of train_lab.py
-    parts: Mapping[str, Callable] = field(default_factory=dict)  # names in PLACES, and what replaces them
+    parts: Mapping[str, object] = field(default_factory=dict)  # names in PLACES, and what replaces them
     share: float = 1.0  # of the budget of images
 
     @contextmanager
@@ -70,7 +70,7 @@ VARIANTS: dict[str, tuple[Phase, ...]] = {
     "L1 x 2.5": (Phase("--lambda-l1 250"),),
     "L1 alone": (Phase(L1_ALONE),),
     "L1, then GAN": (Phase(L1_ALONE, share=0.7), Phase("--learning-rate 1e-4", share=0.3)),
-    "attention": (Phase(parts={"GeneratorUNet": AttentionGenerator}),),
+    "attention": (Phase(parts={"GeneratorUNet": AttentionGenerator, "GENERATORS": (AttentionGenerator,)}),),
     "scale jitter 0.1": (Phase("--scale-jitter 0.1"),),
     "32 px first": (Phase(HALF_SIZE, share=0.5), Phase(share=0.5)),
 }

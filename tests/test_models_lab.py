@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models_lab import GeneratorUNet, PatchDiscriminator, UpSample
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, pool_hints
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -93,3 +93,42 @@ def test_init_icnr_is_for_pixelshuffle_alone():
     before = up.conv.weight.clone()
     up.init_icnr()
     assert torch.equal(up.conv.weight, before)
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> PretrainedUNet:
+    torch.manual_seed(0)
+    return PretrainedUNet("lite0", channels=(32, 24, 16, 8)).eval()
+
+
+@torch.inference_mode()
+def test_pretrained_unet_predicts_ab_of_any_size(pretrained):
+    for height, width in ((64, 96), (33, 70), (1, 9)):
+        ab = pretrained(torch.rand(2, 1, height, width) * 2 - 1)
+        assert ab.shape == (2, 2, height, width) and ab.abs().max() <= 1
+
+
+@torch.inference_mode()
+def test_pretrained_unet_without_hints_equals_no_argument(pretrained):
+    l = torch.rand(1, 1, 50, 70) * 2 - 1
+    assert torch.equal(pretrained(l), pretrained(l, torch.zeros(1, 3, 50, 70)))
+
+
+def test_pretrained_unet_keeps_the_statistics_of_its_encoder():
+    for mode in ("as it is made", "after eval"):
+        network = PretrainedUNet("lite0", channels=(32, 24, 16, 8))
+        if mode == "after eval":
+            network.eval().train()
+        encoder, decoder = network.encoder.bn1, network.ups[0].norm
+        before = encoder.running_mean.clone(), decoder.running_mean.clone()
+        network(torch.rand(2, 1, 64, 64))
+        assert network.training and torch.equal(encoder.running_mean, before[0])
+        assert not torch.equal(decoder.running_mean, before[1])
+
+
+def test_pool_hints_averages_the_hinted_pixels_alone():
+    hints = torch.zeros(1, 3, 4, 8)
+    hints[0, :, 1, 2] = torch.tensor([0.4, -0.2, 1.0])
+    hints[0, :, 3, 3] = torch.tensor([0.8, 0.0, 1.0])
+    expected = torch.tensor([[0.6, 0.0], [-0.1, 0.0], [1.0, 0.0]])[None, :, None]
+    assert torch.allclose(pool_hints(hints, 4), expected)

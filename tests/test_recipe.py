@@ -43,12 +43,11 @@ def test_variants_change_what_train_lab_has() -> None:
 
 
 def test_replaced_changes_the_parts_and_restores_them() -> None:
-    phase = VARIANTS["attention"][0]
-    with phase.replaced():
-        assert train_lab.GeneratorUNet is checkpoints.GeneratorUNet is phase.parts["GeneratorUNet"]
-        ab = train_lab.GeneratorUNet(4, 5, "batch", "pixelshuffle").eval()(torch.zeros(1, 1, 32, 32))
-        assert ab.shape == (1, 2, 32, 32)
-    assert train_lab.GeneratorUNet is checkpoints.GeneratorUNet is GeneratorUNet
+    with VARIANTS["attention"][0].replaced():
+        (attention,) = checkpoints.GENERATORS
+        assert train_lab.GeneratorUNet is attention is not GeneratorUNet
+        assert attention(4, 5, "batch", "pixelshuffle").eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+    assert train_lab.GeneratorUNet is GeneratorUNet and GeneratorUNet in checkpoints.GENERATORS
 
 
 def test_ab_histogram_counts_every_pixel_and_holds_the_rest_at_its_border() -> None:

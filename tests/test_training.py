@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -190,6 +191,7 @@ def test_hand_off_refuses_to_hold_out_what_was_trained_on(stage_one, sample_coco
         {"scale_jitter": 1.5},
         {"gen_width": 3},
         {"gen_depth": 1},
+        {"frozen_share": 1.2},
         {"device": "gpu"},
     ],
     ids=lambda wrong: next(iter(wrong)),
@@ -325,6 +327,40 @@ def test_discriminator_sees_each_step_three_times_and_the_generator_runs_once(sa
     monkeypatch.setattr(train_lab, "PatchDiscriminator", Discriminator)
     train_lab.train(tiny_config(tmp_path, sample_coco, max_steps=5))
     assert calls == {"G": 5, "D": 15}
+
+
+def test_pretrained_encoder_is_frozen_then_trained_and_carried_along(sample_coco, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite0.pth")
+    changes = {"encoder": "lite0", "encoder_weights": str(tmp_path / "lite0.pth"), "epochs": 1, "max_steps": 6}
+    whole = train_lab.train(tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "whole", **changes))
+    frozen = train_lab.train(
+        tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "frozen", frozen_share=1.0, **changes)
+    )
+    stem, head = "encoder.conv_stem.weight", "head.conv.weight"
+    pretrained = torch.load(tmp_path / "lite0.pth", weights_only=True)["conv_stem.weight"].sum(dim=1, keepdim=True)
+    assert torch.equal(weights(frozen)[stem], pretrained) and not torch.equal(weights(whole)[stem], pretrained)
+    assert not weights(whole)["encoder.bn1.running_mean"].any()  # its statistics stay
+
+    def cut_off(ema, network, step, decay):
+        if step == 4:  # the encoder is trained from step 3 on
+            raise ZeroDivisionError
+        update_ema(ema, network, step, decay)
+
+    cut = tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "cut", **changes)
+    monkeypatch.setattr(stage, "update_ema", cut_off)
+    with pytest.raises(ZeroDivisionError):
+        train_lab.train(cut)
+    monkeypatch.undo()
+    assert steps_saved(tmp_path / "cut") == 3
+    assert_same_weights(whole, train_lab.train(cut))
+
+    (tmp_path / "lite0.pth").unlink()  # the later stages and coloring need no other file
+    shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "max_steps": 1}
+    cfg = FinetuneConfig(**shared, output_dir=tmp_path / "ft", filter_report=tmp_path / "no", init_checkpoint=whole)
+    finetuned = train_lab_finetune.train(cfg)
+    assert weights(finetuned).keys() == weights(whole).keys()
+    assert 0 < (weights(finetuned)[head] - weights(whole)[head]).abs().max() < 1e-3
 
 
 def test_stage_two_says_what_to_run_first(sample_coco, tmp_path, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models_lab import GeneratorUNet
+from models_lab import Generator
 from utils.lab import SCALING
 from utils.run import UserError
 from utils.training.checkpoints import MEND, load_generator
@@ -27,7 +27,7 @@ def describe(info: Mapping[str, object]) -> str:
 
 
 class OnnxGenerator(nn.Module):
-    """Predict ab from L, as `GeneratorUNet` does, by onnxruntime on the CPU in float32.
+    """Predict ab from L, as `Generator` does, by onnxruntime on the CPU in float32.
 
     Args:
         data: the bytes of an ONNX file.
@@ -80,7 +80,7 @@ def load_onnx(path: Path, mend: str) -> tuple[OnnxGenerator, dict]:
     return generator, info
 
 
-def open_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet | OnnxGenerator, dict]:
+def open_generator(path: Path, device: torch.device) -> tuple[Generator | OnnxGenerator, dict]:
     """Open a generator ready for inference, with its file's other entries; see `load_generator` and `load_onnx`.
 
     ONNX computes on the CPU, on whichever device its input is.

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import config
-from models_lab import GeneratorUNet, PatchDiscriminator
+from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils import run
 from utils.files import open_atomically, read_tensors
 from utils.run import UserError, plain_config
 
-Network = TypeVar("Network", GeneratorUNet, PatchDiscriminator)
+Network = TypeVar("Network", bound=nn.Module)
 FORMAT = 1
+GENERATORS: Sequence[type[Generator]] = (GeneratorUNet, PretrainedUNet)
 MEND = "name a G_*.pt file that one of the training scripts wrote, or an .onnx file that export_lab.py wrote"
 MAX_SIDE = 8192  # pixels of a training crop
 _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
@@ -32,6 +33,7 @@ _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
 }
 _PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint"}
 _ARCHITECTURE = {"gen_width", "gen_depth", "disc_width", "norm", "upsample"}  # a hand-off keeps the file's own
+_ARCHITECTURE |= {"encoder", "encoder_weights", "frozen_share"}
 MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}
 
 
@@ -57,7 +59,7 @@ def save(path: Path, entries: dict[str, object]) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def save_network(path: Path, network: GeneratorUNet | PatchDiscriminator, info: Mapping[str, object]) -> None:
+def save_network(path: Path, network: Generator | PatchDiscriminator, info: Mapping[str, object]) -> None:
     """Write a network's weights with its architecture, `info` and the commit of the code."""
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     kind = type(network).__name__
@@ -82,13 +84,14 @@ def read(path: Path, mend: str) -> dict:
     return entries
 
 
-def _build(network_class: type[Network], path: Path, mend: str) -> tuple[Network, dict]:
+def _build(classes: Sequence[type[Network]], path: Path, mend: str) -> tuple[Network, dict]:
     entries = read(path, mend)
     try:
-        if entries["kind"] != network_class.__name__:
-            raise UserError(f"{path}: a file of kind {entries['kind']}, not {network_class.__name__}; {mend}")
+        kinds = {network_class.__name__: network_class for network_class in classes}
+        if entries["kind"] not in kinds:
+            raise UserError(f"{path}: a file of kind {entries['kind']}, not {' or '.join(kinds)}; {mend}")
         with torch.device("meta"):
-            network = network_class(**entries["architecture"])
+            network = kinds[entries["kind"]](**entries["architecture"])
         weights: dict[str, Tensor] = {name: value.float() for name, value in entries.pop("weights").items()}
         for name, value in network.state_dict().items():
             if not value.is_floating_point():
@@ -105,7 +108,7 @@ def _build(network_class: type[Network], path: Path, mend: str) -> tuple[Network
     return network, entries
 
 
-def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dict]:
+def load_generator(path: Path, device: torch.device) -> tuple[Generator, dict]:
     """Build the generator of a G_*.pt file, ready for inference.
 
     Returns:
@@ -115,7 +118,7 @@ def load_generator(path: Path, device: torch.device) -> tuple[GeneratorUNet, dic
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    generator, info = _build(GeneratorUNet, path, MEND)
+    generator, info = _build(GENERATORS, path, MEND)
     return run.place(generator, device).eval(), info
 
 
@@ -136,7 +139,7 @@ def training_size(info: dict) -> int:
     return int(info["config"]["img_size"])
 
 
-def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[GeneratorUNet, PatchDiscriminator, dict]:
+def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Generator, PatchDiscriminator, dict]:
     """Take over the generator and the discriminator of an earlier stage; no key of either may be missing.
 
     The third result is the generator's entries, with "digest", the SHA-256 of its file.
@@ -152,8 +155,8 @@ def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Genera
     mend = f"run python {run_first} first, or give --init-checkpoint"
     if path.is_file() and not path.name.startswith("G_"):
         raise UserError(f"--init-checkpoint {path}: name the G_*.pt file; the D_*.pt beside it is read as well")
-    generator, info = _build(GeneratorUNet, path, mend)
-    discriminator, _ = _build(PatchDiscriminator, path.with_name("D_" + path.name.removeprefix("G_")), mend)
+    generator, info = _build(GENERATORS, path, mend)
+    discriminator, _ = _build([PatchDiscriminator], path.with_name("D_" + path.name.removeprefix("G_")), mend)
     info["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return run.place(generator, device).train(), run.place(discriminator, device).train(), info
 

@@ -9,12 +9,22 @@ from torch.amp import GradScaler
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from models_lab import PretrainedUNet
+
+ENCODER_RATE = 0.2  # of the learning rate
+
 
 def make_adam(module: nn.Module, learning_rate: float) -> Adam:
-    """Make the paper's optimizer for all parameters of `module`: Adam with betas (0.5, 0.999), fused if possible."""
-    parameters = list(module.parameters())
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return Adam(parameters, lr=learning_rate, betas=(0.5, 0.999), fused=fused)
+    """Make the paper's optimizer for all parameters of `module`: Adam with betas (0.5, 0.999), fused if possible.
+
+    A pretrained encoder learns at ENCODER_RATE of the learning rate.
+    """
+    encoder = list(module.encoder.parameters()) if isinstance(module, PretrainedUNet) else []
+    pretrained = set(encoder)
+    groups = [{"params": [p for p in module.parameters() if p not in pretrained], "factor": 1.0}]
+    groups += [{"params": encoder, "factor": ENCODER_RATE}] if encoder else []
+    fused = next(module.parameters()).device.type in ("cpu", "cuda")
+    return Adam(groups, lr=learning_rate, betas=(0.5, 0.999), fused=fused)
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, warmup_steps: int) -> float:
@@ -32,10 +42,10 @@ def learning_rate_at(step: int, total_steps: int, peak: float, warmup_steps: int
 
 
 def set_learning_rate(learning_rate: float, *optimizers: Optimizer) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate, times its own factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
 
 
 def backward_and_step(loss: Tensor, optimizer: Optimizer, scaler: GradScaler) -> Tensor:

@@ -30,6 +30,8 @@ def check_ranges(cfg: TrainingConfig) -> None:
     if isinstance(cfg, TrainConfig) and (cfg.gen_width < 2 or cfg.gen_width % 2 or cfg.gen_depth < 2):
         given = f"--gen-width {cfg.gen_width} --gen-depth {cfg.gen_depth}"
         raise UserError(f"{given}: the width must be even and the depth at least 2")
+    if isinstance(cfg, TrainConfig) and not 0 <= cfg.frozen_share <= 1:
+        raise UserError(f"--frozen-share {cfg.frozen_share}: must be in [0, 1]")
     if cfg.img_size < MIN_IMG_SIZE:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:

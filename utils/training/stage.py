@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from config import TrainingConfig
-from models_lab import GeneratorUNet, PatchDiscriminator, count_parameters
+from models_lab import Generator, PatchDiscriminator, count_parameters
 from utils import run
 from utils.data.loaders import open_training_data
 from utils.data.samples import Source
@@ -74,7 +74,7 @@ class Stage:
         self.total_steps = min(self.cfg.epochs * len(self.data.batches), self.cfg.max_steps or sys.maxsize)
         self.averages = Averages(self.device, self.data.names_at)
 
-    def inherit(self, run_first: str) -> tuple[GeneratorUNet, PatchDiscriminator, int]:
+    def inherit(self, run_first: str) -> tuple[Generator, PatchDiscriminator, int]:
         """Load G, D and the number of their epoch from cfg.init_checkpoint, and print what this run overrides.
 
         Args:
@@ -92,7 +92,7 @@ class Stage:
 
     def begin(
         self,
-        generator: GeneratorUNet,
+        generator: Generator,
         discriminator: PatchDiscriminator,
         optimizer_g: Optimizer,
         optimizer_d: Optimizer,
