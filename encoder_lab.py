@@ -40,15 +40,29 @@ class DepthwiseConv(nn.Conv2d):
         padding = kernel_size // 2 if stride == 1 else 0
         super().__init__(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pad(self, x: Tensor) -> Tensor:
         if self.stride == (2, 2):
             before = (self.kernel_size[0] - 2) // 2
             x = F.pad(x, (before, before + 1, before, before + 1))  # even sides
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pad(x)
         if x.is_cpu and self.kernel_size == (5, 5) and torch.is_grad_enabled() and self.weight.requires_grad:
             # oneDNN's bfloat16 backward pass takes 3.4 times as long as float32's (docs/PERFORMANCE.md)
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
         return super().forward(x)
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Compute norm(conv(x)) as one convolution: the statistics of the encoder's batch norm are constants.
+
+    The gradient reaches the weights of both. The norm's own passes over memory would cost more than its arithmetic.
+    """
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return conv._conv_forward(conv.pad(x) if isinstance(conv, DepthwiseConv) else x, weight, bias)
 
 
 class InvertedResidual(nn.Module):
@@ -77,12 +91,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.expands:
-            y = F.relu6(self.bn1(self.conv_pw(x)))  # (B, hidden, H, W)
-            y = F.relu6(self.bn2(self.conv_dw(y)))  # (B, hidden, H/stride, W/stride)
-            y = self.bn3(self.conv_pwl(y))  # (B, out, H/stride, W/stride)
+            y = F.relu6(conv_norm(self.conv_pw, self.bn1, x), inplace=True)  # (B, hidden, H, W)
+            y = F.relu6(conv_norm(self.conv_dw, self.bn2, y), inplace=True)  # (B, hidden, H/stride, W/stride)
+            y = conv_norm(self.conv_pwl, self.bn3, y)  # (B, out, H/stride, W/stride)
         else:
-            y = F.relu6(self.bn1(self.conv_dw(x)))
-            y = self.bn2(self.conv_pw(y))
+            y = F.relu6(conv_norm(self.conv_dw, self.bn1, x), inplace=True)
+            y = conv_norm(self.conv_pw, self.bn2, y)
         return x + y if self.has_shortcut else y
 
 
@@ -122,7 +136,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, l: Tensor) -> list[Tensor]:
         """Compute the features of L (B, 1, H, W), in [-1, 1]; sides are multiples of 32: (B, C_i, H/2^i, W/2^i)."""
-        x = F.relu6(self.bn1(self.conv_stem(F.pad(l, (0, 1, 0, 1)))))
+        x = F.relu6(conv_norm(self.conv_stem, self.bn1, F.pad(l, (0, 1, 0, 1))), inplace=True)
         features = []
         for number, stage in enumerate(self.blocks):
             x = stage(x)

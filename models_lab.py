@@ -95,7 +95,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = torch.cat([self.up(x), skip], dim=1)  # (B, out/2 + skip, 2H, 2W)
-        return F.relu(self.norm(self.conv(x)))  # (B, out, 2H, 2W)
+        return F.relu(self.norm(self.conv(x)), inplace=True)  # (B, out, 2H, 2W)
 
 
 class GeneratorUNet(nn.Module):
@@ -132,11 +132,12 @@ class GeneratorUNet(nn.Module):
             if isinstance(module, UpSample):
                 module.init_icnr()
 
-    def forward(self, l: Tensor) -> Tensor:
+    def forward(self, l: Tensor, hints: None = None) -> Tensor:
         """Predict color.
 
         Args:
             l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
+            hints: this network takes none.
 
         Returns:
             (B, 2, H, W), ab in [-1, 1].

@@ -24,6 +24,7 @@ from dataset_lab_cache import open_source
 from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.run import place, run_script
 from utils.training.encoder_weights import load_encoder_weights
+from utils.training.inputs import draw_inputs
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -58,9 +59,11 @@ def train(cfg: TrainConfig) -> Path:
         if isinstance(generator, PretrainedUNet):
             generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
 
+        seen_l, hints = draw_inputs(generator, l, real_ab)
+
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
-            fake_ab = generator(l)  # (B, 2, S, S)
+            fake_ab = generator(seen_l, hints)  # (B, 2, S, S)
             loss_d_real = gan_loss(discriminator(l, real_ab), True)
             loss_d_fake = gan_loss(discriminator(l, fake_ab.detach()), False)
         loss_d = 0.5 * (loss_d_real + loss_d_fake)
