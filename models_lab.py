@@ -9,10 +9,12 @@ transposed convolutions leave a checkerboard.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoder_lab import EfficientNetLite
 
@@ -253,6 +255,16 @@ def pool_hints(hints: Tensor, factor: int) -> Tensor:
 
 
 Generator = GeneratorUNet | PretrainedUNet
+
+
+def fold_norms(generator: Generator) -> Generator:
+    """Fold each batch norm of a generator in eval mode into the convolution before it: for coloring, not training."""
+    for module in generator.modules():
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return generator
 
 
 class PatchDiscriminator(nn.Module):

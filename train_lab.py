@@ -1,4 +1,4 @@
-"""Stage 1: train the generator and the PatchGAN discriminator from scratch on the filtered subset.
+"""Stage 1: train the generator and the PatchGAN discriminator on the filtered subset.
 
     python train_lab.py
 
@@ -7,8 +7,8 @@ G_epoch_NNN.pt and D_epoch_NNN.pt, best.pt, last.pt (the same command resumes fr
 samples/ and tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
-arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. With --encoder, the
-generator has an encoder that was trained on ImageNet (Tan and Le 2019, arXiv:1905.11946).
+arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. The generator's encoder was
+trained on ImageNet (Tan and Le 2019, arXiv:1905.11946); --encoder none is the paper's U-Net from scratch.
 """
 
 from __future__ import annotations

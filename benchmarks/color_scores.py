@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from benchmarks.measure import make_main
 from calculate_metrics import grayscale, predict_at, stack
 from config import CORES, DEVICE, MetricsConfig
+from encoder_lab import EfficientNetLite
 from utils import run
 from utils.coloring.exported import open_generator
 from utils.files import list_images
 from utils.images import ImageError, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab, to_uint8
 from utils.report import metrics
+from utils.report.fid import FID
 from utils.training.checkpoints import training_size
+from utils.training.encoder_weights import load_encoder_weights
+from utils.visualization import GROUND_TRUTH
 
 # CIELAB units: a truth of a lower mean chroma is left out. It says nothing of color, and a faint tint on it costs
 # 10 dB, so that a few such images would decide the mean.
@@ -71,6 +75,23 @@ def gain_at_share(shares: Sequence[float], gains: Sequence[float], share: float 
     return float(np.interp(share, np.array(shares)[order], np.array(gains)[order], right=float("nan")))
 
 
+class LiteFeatures(nn.Module):
+    """Channel means of EfficientNet-Lite2's last features, for a Frechet distance that sees what PSNR does not.
+
+    It stands in where Inception's weights cannot be had. Never call the distance FID.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = EfficientNetLite("lite2", in_channels=3).eval()
+        load_encoder_weights(self.encoder, "imagenet")
+        self.num_features = self.encoder.channels[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 RGB (B, 3, H, W), sides multiples of 32, to features (B, num_features)."""
+        return self.encoder(images / 127.5 - 1)[-1].mean(dim=(2, 3))
+
+
 @torch.inference_mode()
 def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch.device) -> dict[str, float]:
     """Score a generator by the protocol of `calculate_metrics.py`, on the images that have color.
@@ -84,8 +105,10 @@ def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch
     Returns:
         The measures that docs/RECIPE.md explains, PSNR and its gains in dB: "psnr_gain" over the grayscale image,
         "rec_601_gain" when the network sees the gray of video instead of L, "gain_at_70" with all ab scaled to SHARE
-        of the truth's colorfulness (NaN where no factor gives as much). The counts "images" and "left_out".
+        of the truth's colorfulness (NaN where no factor gives as much). "fd_lite2", the Frechet distance of
+        `LiteFeatures` to the truth's, biased upward by few images. The counts "images" and "left_out".
     """
+    distance = FID(LiteFeatures().to(device), "FD (EfficientNet-Lite2)", device)
     rows, left_out, histograms = [], 0, torch.zeros(2, BINS * BINS, dtype=torch.float64)
 
     def predict(l: Tensor) -> Tensor:
@@ -111,6 +134,8 @@ def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch
         for other in (color(l, factor * predicted)[1] for factor in FACTORS):
             row += [metrics.psnr(other, truth), metrics.colorfulness(other)]
         rows.append(torch.stack(row).cpu())
+        distance.add(GROUND_TRUTH, to_uint8(truth))
+        distance.add("colored", to_uint8(fake))
         histograms += torch.stack([ab_histogram(rgb_to_lab(truth)[:, 1:]), ab_histogram(ab)]).cpu()
     if not rows:
         raise run.UserError(f"none of the {len(images)} images has a mean chroma of {MIN_CHROMA:g}")
@@ -129,6 +154,7 @@ def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch
         "colorfulness": colors[0],
         "colorfulness_share": shares[0],
         "histogram_distance": (real - fake).abs().sum().item() / 2,
+        "fd_lite2": distance.score("colored"),
         "nearly_gray": (table[2] < GRAY_CHROMA).float().mean().item(),
         "rec_601_gain": from_video - gray,
         "gain_at_70": gain_at_share(shares, gains),

@@ -68,7 +68,8 @@ def subjects(work: Path) -> list[Subject]:
         build_sample_set(coco)
     photos, test = coco / "train2017", coco / "test2017"
     train = words(TRAIN, "--images-dir", photos, "--cache-dir", work / "none")
-    first = Subject("train_lab.py", words("--gen-width 8 --gen-depth 3 --disc-width 8 --epochs 2") + train)
+    tiny = words("--encoder none --gen-width 8 --gen-depth 3 --disc-width 8 --epochs 2")
+    first = Subject("train_lab.py", tiny + train)
     command = [sys.executable, *first.command(work / "stage1")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     stage1 = work / "stage1" / "out" / "G_epoch_002.pt"

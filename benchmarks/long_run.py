@@ -24,7 +24,8 @@ from utils.data.sample_set import build_sample_set
 LOOKS = 200
 MAX_GROWTH = 16.0  # 10**6 bytes over the second half
 COUNTS = ("open files", "threads", "processes")
-FLAGS = """--img-size 32 --load-size 36 --batch-size 4 --gen-width 8 --gen-depth 3 --disc-width 8 --epochs 1000000
+FLAGS = """--img-size 32 --load-size 36 --batch-size 4 --encoder none --gen-width 8 --gen-depth 3
+    --disc-width 8 --epochs 1000000
 --val-fraction 0.2 --val-images 8 --last-every 100 --sample-every 20 --save-every 20 --num-workers 1 --device cpu"""
 
 

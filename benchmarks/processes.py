@@ -23,7 +23,8 @@ from utils.images import read_rgb
 from utils.training import checkpoints
 
 BASE, BYTES_PER_PIXEL = 800.0, 22.0  # limits of a large image's memory, the former in 10**6 bytes: libraries, network
-TINY = "--epochs 1 --img-size 128 --load-size 143 --batch-size 8 --val-fraction 0.1 --gen-width 8 --disc-width 8"
+TINY = "--epochs 1 --img-size 128 --load-size 143 --batch-size 8 --val-fraction 0.1 --encoder none"
+TINY += " --gen-width 8 --disc-width 8"
 METRICS = "calculate_metrics.py --inception-weights none --lpips-weights none --images-dir"
 CPU = torch.device("cpu")
 

@@ -1,11 +1,12 @@
-"""Train the textbook loop and this project for equally long on the same photographs, and score both.
+"""Train the textbook loop and this project for equally long on the same photographs, and score all.
 
     python -m benchmarks.race --images-dir TRAIN --test-dir TEST --work-dir DIR [--minutes 60] [--sides textbook]
 
-The clock runs while a loop trains, not while it caches. Our side is train_lab.py for two sevenths of the time at half
-the size and for four sevenths at the full size, then train_lab_finetune.py, with their defaults but for the sizes; a
-short trial of each says how many steps fit. On two cores the sides may run at once, each as a command bound to one of
-them. Writes <work-dir>/<side>/scores.json, beside the generators.
+The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none for two sevenths of
+the time at half the size and for four sevenths at the full size, then train_lab_finetune.py; "pretrained" is
+train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is as in
+config.py; a short trial of each leg says how many steps fit. On two cores two sides may run at once, each as a
+command bound to one of them. Writes <work-dir>/<side>/scores.json, beside the generators.
 """
 
 import shutil
@@ -35,15 +36,15 @@ TRIAL_STEPS = 40, 140  # the rate is taken between them
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """Train the textbook loop and this project for equally long, and score both."""
+    """Train the textbook loop and this project for equally long, and score all."""
 
     images_dir: Path  # Folder of photographs to train on.
     test_dir: Path  # Folder of photographs to score.
     work_dir: Path  # Folder for caches, checkpoints and scores.
-    sides: tuple[Literal["textbook", "ours"], ...] = ("textbook", "ours")  # Which of the two to run.
+    sides: tuple[Literal["textbook", "scratch", "pretrained"], ...] = ("textbook", "scratch", "pretrained")
     minutes: float = 60.0  # Training time of each.
     img_size: int = 128  # Side of the training images, in pixels.
-    networks: str = "--gen-width 32 --disc-width 32"  # Flags of train_lab.py, given as --networks="...".
+    networks: str = "--gen-width 32 --disc-width 32"  # Flags of train_lab.py for both, given as --networks="...".
     device: str = DEVICE  # cuda, mps or cpu.
 
 
@@ -69,13 +70,15 @@ def timed(script: ModuleType, cfg: TrainingConfig, steps: int) -> tuple[Path, fl
     return newest, perf_counter() - started
 
 
-def run_ours(cfg: RaceConfig, folder: Path, device: torch.device) -> tuple[torch.nn.Module, float, int]:
-    """Train stage 1 at half the size and at the full size, then stage 2; return the same."""
-    legs = (  # the last number is the share of the time that is left
-        (train_lab, TrainConfig, cfg.networks, cfg.img_size // 2, 2 / 7),
-        (train_lab, TrainConfig, cfg.networks, cfg.img_size, 4 / 5),
+def run_ours(cfg: RaceConfig, side: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, float, int]:
+    """Train stage 1, from scratch at half the size first, then stage 2; return the same."""
+    legs = [  # the last number is the share of the time that is left
+        (train_lab, TrainConfig, f"{cfg.networks} --encoder none", cfg.img_size // 2, 2 / 7),
+        (train_lab, TrainConfig, "--encoder none", cfg.img_size, 4 / 5),
         (train_lab_finetune, FinetuneConfig, "", cfg.img_size, 1.0),
-    )
+    ]
+    if side == "pretrained":
+        legs[:2] = [(train_lab, TrainConfig, cfg.networks, cfg.img_size, 6 / 7)]
     flags = f"--epochs 1000000 --save-every 1000000 --sample-every 1000000 --batch-size {BATCH_SIZE} --num-workers 0"
     flags += f" --device {cfg.device} --no-resume"
     init: tuple[object, ...] = ()
@@ -97,7 +100,8 @@ def run_ours(cfg: RaceConfig, folder: Path, device: torch.device) -> tuple[torch
 def run_side(cfg: RaceConfig, side: str, folder: Path) -> dict[str, float]:
     """Train one side and score its generator."""
     device = run.set_up_device(cfg.device)
-    generator, minutes, steps = (run_textbook if side == "textbook" else run_ours)(cfg, folder, device)
+    trained = run_textbook(cfg, folder, device) if side == "textbook" else run_ours(cfg, side, folder, device)
+    generator, minutes, steps = trained
     scores = score(generator, cfg.img_size, list_images(cfg.test_dir), device)
     return {"minutes": minutes, "images_seen": steps * BATCH_SIZE, **scores}
 

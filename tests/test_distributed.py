@@ -11,7 +11,19 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--img-size", "32", "--load-size", "36", "--val-fraction", "0.15", "--num-workers", "0", "--device", "cpu"]
-TINY += ["--gen-width", "8", "--gen-depth", "3", "--disc-width", "8", "--norm", "group", "--no-amp"]
+TINY += [
+    "--encoder",
+    "none",
+    "--gen-width",
+    "8",
+    "--gen-depth",
+    "3",
+    "--disc-width",
+    "8",
+    "--norm",
+    "group",
+    "--no-amp",
+]
 
 
 def torchrun(processes: int, *command: object, restarts: int = 0) -> subprocess.CompletedProcess:

@@ -8,17 +8,17 @@ from encoder_lab import LITE_SIZES, DepthwiseConv, EfficientNetLite
 @pytest.mark.parametrize("name", LITE_SIZES)
 def test_encoder_computes_what_timm_computes(name):
     torch.manual_seed(0)
-    expected = timm.create_model(f"tf_efficientnet_{name}", features_only=True, in_chans=1).eval()
+    expected = timm.create_model(f"tf_efficientnet_{name}", features_only=True, in_chans=1).eval().double()
     for module in expected.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # else every one of them is the identity
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    encoder = EfficientNetLite(name).eval()
+    encoder = EfficientNetLite(name).eval().double()
     encoder.load_state_dict(expected.state_dict())
-    l = torch.rand(2, 1, 96, 64) * 2 - 1
+    l = torch.rand(2, 1, 96, 64, dtype=torch.float64) * 2 - 1
     with torch.inference_mode():
         for found, feature in zip(encoder(l), expected(l), strict=True):
-            assert torch.allclose(found, feature, atol=1e-5)
+            assert torch.allclose(found, feature, atol=1e-9)
     assert encoder.channels == expected.feature_info.channels()
 
 

@@ -26,7 +26,7 @@ class NoNetwork(socket.socket):
 socket.socket = NoNetwork
 multiprocessing.set_start_method("spawn")
 tiny = "--img-size 32 --load-size 36 --batch-size 4 --val-fraction 0.2 --val-images 4 --max-steps 2 --device cpu"
-networks = "--gen-width 8 --gen-depth 3 --disc-width 8 --num-workers 1"
+networks = "--encoder none --gen-width 8 --gen-depth 3 --disc-width 8 --num-workers 1"
 for line in [
     f"filter --no-use-annotations --images-dir {sys.argv[1]} --num-workers 1",
     "cache_lab --load-size 36",

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, pool_hints
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, fold_norms, pool_hints
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -132,3 +132,19 @@ def test_pool_hints_averages_the_hinted_pixels_alone():
     hints[0, :, 3, 3] = torch.tensor([0.8, 0.0, 1.0])
     expected = torch.tensor([[0.6, 0.0], [-0.1, 0.0], [1.0, 0.0]])[None, :, None]
     assert torch.allclose(pool_hints(hints, 4), expected)
+
+
+@pytest.mark.parametrize("network", [GeneratorUNet(8, 3), PretrainedUNet("lite0", (16, 16, 8, 8))])
+def test_fold_norms_leaves_no_norm_and_changes_nothing(network):
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # else every one of them is the identity
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    network.eval().double()
+    l = torch.rand(2, 1, 64, 96, dtype=torch.float64) * 2 - 1
+    with torch.inference_mode():
+        before = network(l)
+        assert torch.allclose(fold_norms(network)(l), before, atol=1e-12)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())

@@ -71,6 +71,7 @@ def test_score_of_gray_and_of_one_color(tmp_path: Path) -> None:
     assert gray["colorfulness_share"] < 0.02 and gray["gain_at_70"] != gray["gain_at_70"]
     assert red["nearly_gray"] == 0 and red["colorfulness_share"] > gray["colorfulness_share"]
     assert 0 < red["histogram_distance"] <= 1 and red["rec_601_gain"] == pytest.approx(red["psnr_gain"])
+    assert red["fd_lite2"] > 0
     assert gray["images"] == 2 and gray["left_out"] == 0
 
 
@@ -91,7 +92,7 @@ def test_score_leaves_out_images_of_little_chroma(tmp_path: Path) -> None:
 
 def test_table_averages_over_seeds_and_keeps_the_order_of_the_variants() -> None:
     scores = dict.fromkeys(("ssim", "ms_ssim", "colorfulness", "colorfulness_share", "histogram_distance"), 0.5)
-    scores |= dict.fromkeys(("nearly_gray", "rec_601_gain", "gain_at_70", "psnr_gain"), 0.5)
+    scores |= dict.fromkeys(("nearly_gray", "fd_lite2", "rec_601_gain", "gain_at_70", "psnr_gain"), 0.5)
     runs = [
         {"variant": "hinge", "seed": 0, "psnr": 20.0, **scores},
         {"variant": "base", "seed": 0, "psnr": 21.0, **scores},

@@ -34,7 +34,7 @@ from utils.training.optimization import update_ema
 
 ROOT = Path(__file__).parent.parent
 TINY = {"img_size": 32, "load_size": 36, "batch_size": 4, "val_fraction": 0.2, "num_workers": 0, "device": "cpu"}
-TINY_NETWORKS = {"gen_width": 8, "gen_depth": 3, "disc_width": 8}
+TINY_NETWORKS = {"encoder": "none", "gen_width": 8, "gen_depth": 3, "disc_width": 8}
 
 
 def tiny_config(folder: Path, photos: Path, **changes: object) -> TrainConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models_lab import Generator
+from models_lab import Generator, fold_norms
 from utils.lab import SCALING
 from utils.run import UserError
 from utils.training.checkpoints import MEND, load_generator
@@ -83,9 +83,13 @@ def load_onnx(path: Path, mend: str) -> tuple[OnnxGenerator, dict]:
 def open_generator(path: Path, device: torch.device) -> tuple[Generator | OnnxGenerator, dict]:
     """Open a generator ready for inference, with its file's other entries; see `load_generator` and `load_onnx`.
 
-    ONNX computes on the CPU, on whichever device its input is.
+    ONNX computes on the CPU, on whichever device its input is. The batch norms of other networks are folded into
+    their convolutions.
 
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    return load_onnx(path, MEND) if path.suffix.lower() == ".onnx" else load_generator(path, device)
+    if path.suffix.lower() == ".onnx":
+        return load_onnx(path, MEND)
+    generator, info = load_generator(path, device)
+    return fold_norms(generator), info
