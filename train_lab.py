@@ -2,9 +2,8 @@
 
     python train_lab.py
 
-Reads coco_subset_colorization/ (from filter.py), or its cache (from cache_lab.py). Writes to checkpoints_subset/:
-G_epoch_NNN.pt and D_epoch_NNN.pt, best.pt, last.pt (the same command resumes from it), log.jsonl, losses.png,
-samples/ and tensorboard/.
+Reads coco_subset_colorization/ (from filter.py), or its cache. Writes to checkpoints_subset/: G_epoch_NNN.pt and
+D_epoch_NNN.pt, best.pt, last.pt (the same command resumes from it), log.jsonl, losses.png, samples/, tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
 arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. The generator's encoder was
@@ -60,7 +59,6 @@ def train(cfg: TrainConfig) -> Path:
             generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
 
         seen_l, hints = draw_inputs(generator, l, real_ab)
-
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l, hints)  # (B, 2, S, S)

@@ -49,7 +49,6 @@ def train(cfg: VGGConfig) -> Path:
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
         seen_l, hints = draw_inputs(generator, l, real_ab)
-
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l, hints)  # (B, 2, S, S)
