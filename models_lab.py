@@ -9,12 +9,10 @@ transposed convolutions leave a checkerboard.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoder_lab import EfficientNetLite
 
@@ -44,11 +42,6 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Count the weights of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 class Down(nn.Module):
@@ -185,6 +178,7 @@ class PretrainedUNet(nn.Module):
         channels: of the decoder, at 1/16, 1/8, 1/4 and 1/2 of the input's size.
         norm: "batch", "instance" or "group", in the decoder.
         upsample: "pixelshuffle" or "resize".
+        lift: exponent by which pictures that come out pale gain color, see `lift_pale`; 0 in training.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -196,9 +190,13 @@ class PretrainedUNet(nn.Module):
         channels: Sequence[int] = (192, 128, 96, 64),
         norm: str = "batch",
         upsample: str = "pixelshuffle",
+        lift: float = 0.0,
     ):
         super().__init__()
-        self.architecture = {"encoder": encoder, "channels": list(channels), "norm": norm, "upsample": upsample}
+        if not 0 <= lift < 1:
+            raise ValueError(f"lift {lift}: must be in [0, 1)")
+        named = {"encoder": encoder, "norm": norm, "upsample": upsample, "lift": lift}
+        self.architecture, self.lift = {**named, "channels": list(channels)}, lift
         self.encoder = EfficientNetLite(encoder)
         *skips, deepest = self.encoder.channels
         extra = (3, 3, 3, 16)  # the hints; at 1/2, L and the hints of each of four pixels
@@ -241,7 +239,18 @@ class PretrainedUNet(nn.Module):
             x = up(x, torch.cat([skips.pop(), extras.pop()], dim=1))  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
-        return torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+        ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+        return lift_pale(ab, self.lift) if self.lift else ab
+
+
+def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
+    """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
+
+    Where the network is unsure it predicts the pale mean of what it deems likely. One factor for all pictures would
+    leave these gray or make the others gaudy.
+    """
+    chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
 
 
 def pool_hints(hints: Tensor, factor: int) -> Tensor:
@@ -255,16 +264,6 @@ def pool_hints(hints: Tensor, factor: int) -> Tensor:
 
 
 Generator = GeneratorUNet | PretrainedUNet
-
-
-def fold_norms(generator: Generator) -> Generator:
-    """Fold each batch norm of a generator in eval mode into the convolution before it: for coloring, not training."""
-    for module in generator.modules():
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
-    return generator
 
 
 class PatchDiscriminator(nn.Module):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, fold_norms, pool_hints
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, lift_pale, pool_hints
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -134,17 +134,20 @@ def test_pool_hints_averages_the_hinted_pixels_alone():
     assert torch.allclose(pool_hints(hints, 4), expected)
 
 
-@pytest.mark.parametrize("network", [GeneratorUNet(8, 3), PretrainedUNet("lite0", (16, 16, 8, 8))])
-def test_fold_norms_leaves_no_norm_and_changes_nothing(network):
+def test_lift_pale_gives_a_pale_picture_color_and_takes_some_from_a_gaudy_one():
+    ab = torch.zeros(3, 2, 4, 4)
+    ab[:, 0] = torch.tensor([0.11, 0.11 / 16, 0.44]).view(3, 1, 1)
+    lifted = lift_pale(ab, 0.5)[:, 0, 0, 0]
+    assert torch.allclose(lifted, torch.tensor([0.11, 0.11 / 4, 0.22]))
+    assert not lift_pale(torch.zeros(1, 2, 4, 4), 0.5).any()
+
+
+def test_pretrained_unet_lifts_what_it_predicts():
     torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # else every one of them is the identity
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    network.eval().double()
-    l = torch.rand(2, 1, 64, 96, dtype=torch.float64) * 2 - 1
+    plain, lifting = PretrainedUNet("lite0", (16, 16, 8, 8)).eval(), PretrainedUNet("lite0", (16, 16, 8, 8), lift=0.2)
+    lifting.eval().load_state_dict(plain.state_dict())
+    l = torch.rand(2, 1, 40, 56) * 2 - 1
     with torch.inference_mode():
-        before = network(l)
-        assert torch.allclose(fold_norms(network)(l), before, atol=1e-12)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+        assert torch.equal(lifting(l), lift_pale(plain(l), 0.2))
+    with pytest.raises(ValueError, match="lift"):
+        PretrainedUNet("lite0", lift=1.0)

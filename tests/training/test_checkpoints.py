@@ -9,7 +9,7 @@ import torch
 
 import config
 from config import TrainConfig
-from models_lab import GeneratorUNet, PatchDiscriminator
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, lift_pale
 from utils.files import open_atomically
 from utils.run import UserError
 from utils.training import checkpoints, publish
@@ -68,6 +68,18 @@ def test_publish_multiplies_the_colors(tmp_path):
     torch.testing.assert_close(half(l).atanh(), 1.5 * whole(l).atanh(), atol=1e-3, rtol=1e-2)
     assert info["saturation"] == 1.5
     assert publish.main([str(source), str(target), "--saturation", "0"]) == 2
+
+
+def test_publish_lifts_pale_pictures(tmp_path):
+    source, target = tmp_path / "G_x.pt", tmp_path / "G_half.pt"
+    network = PretrainedUNet("lite0", (16, 16, 8, 8)).eval()
+    checkpoints.save_network(source, network, checkpoints.describe("subset", 1, 1, TrainConfig(), {}))
+    assert publish.main([str(source), str(target), "--lift", "0.2"]) == 0
+    lifting, _ = checkpoints.load_generator(target, CPU)
+    l = torch.rand(1, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(lifting(l), lift_pale(network(l), 0.2), atol=1e-3, rtol=1e-2)
+    assert publish.main([str(source), str(target), "--lift", "1"]) == 2
+    assert publish.main([str(save_pair(tmp_path)), str(target), "--lift", "0.2"]) == 2
 
 
 def test_publish_names_no_folder_of_this_machine(tmp_path):

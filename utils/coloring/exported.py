@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models_lab import Generator, fold_norms
+from models_lab import Generator
 from utils.lab import SCALING
 from utils.run import UserError
 from utils.training.checkpoints import MEND, load_generator
@@ -78,6 +80,16 @@ def load_onnx(path: Path, mend: str) -> tuple[OnnxGenerator, dict]:
     except Exception as error:  # a damaged or foreign file can fail to load or run in any way
         raise UserError(f"{path}: not an ONNX file of this project ({type(error).__name__}); {mend}") from None
     return generator, info
+
+
+def fold_norms(generator: Generator) -> Generator:
+    """Fold each batch norm of a generator in eval mode into the convolution before it: for coloring, not training."""
+    for module in generator.modules():
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return generator
 
 
 def open_generator(path: Path, device: torch.device) -> tuple[Generator | OnnxGenerator, dict]:

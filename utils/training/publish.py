@@ -1,6 +1,6 @@
 """Write a generator in half precision, for passing on.
 
-    python -m utils.training.publish checkpoints_finetune/G_finetune_epoch_04.pt G_half.pt [--saturation 1.15]
+    python -m utils.training.publish checkpoints_finetune/G_finetune_epoch_04.pt G_half.pt [--lift 0.1]
 
 Reads a G_*.pt file; writes one of half its size, with the same entries, that every script opens. Absolute paths in
 the configuration are cut down to their last part.
@@ -31,18 +31,24 @@ class PublishConfig:
     """File to write."""
     saturation: float = 1.0
     """Multiply ab by this before the final tanh; it is folded into the last layer."""
+    lift: float | None = None
+    """Exponent by which pale pictures gain color (`lift_pale` in models_lab.py); the source's own when not given."""
 
 
 def publish(cfg: PublishConfig) -> None:
     """Copy a generator's file with its weights rounded to float16.
 
     Raises:
-        UserError: the source is no generator, the saturation is not positive, or a weight is too large for float16.
+        UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
     """
     if not cfg.saturation > 0:
         raise UserError(f"--saturation {cfg.saturation}: must be positive")
     checkpoints.load_generator(cfg.source, torch.device("cpu"))  # it is one
     entries = checkpoints.read(cfg.source, "name a G_*.pt file")
+    if cfg.lift is not None:
+        if not 0 <= cfg.lift < 1 or entries["kind"] != "PretrainedUNet":
+            raise UserError(f"--lift {cfg.lift}: must be in [0, 1), for a generator with a pretrained encoder")
+        entries["architecture"]["lift"] = cfg.lift
     weights = {
         name: value.half() if value.is_floating_point() else value for name, value in entries["weights"].items()
     }

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from config import TrainingConfig
-from models_lab import Generator, PatchDiscriminator, count_parameters
+from models_lab import Generator, PatchDiscriminator
 from utils import run
 from utils.data.loaders import open_training_data
 from utils.data.samples import Source
@@ -122,7 +122,8 @@ class Stage:
             "scaler": self.scaler,
             "averages": self.averages,
         }
-        run.say(f"parameters: G {count_parameters(generator):,}, D {count_parameters(discriminator):,}")
+        counts = [sum(weights.numel() for weights in network.parameters()) for network in (generator, discriminator)]
+        run.say("parameters: G {:,}, D {:,}".format(*counts))
         if not self.cfg.resume:
             last_checkpoint.start_anew(self.folder, self.cfg.output_dir, saved_as, self.cfg.init_checkpoint)
             run.barrier()
