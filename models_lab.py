@@ -246,8 +246,7 @@ class PretrainedUNet(nn.Module):
 def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
     """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
 
-    Where the network is unsure it predicts the pale mean of what it deems likely. One factor for all pictures would
-    leave these gray or make the others gaudy.
+    One factor for all would leave those of which the network is unsure gray, or make the others gaudy.
     """
     chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
     return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
