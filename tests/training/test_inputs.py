@@ -5,9 +5,9 @@ from utils.training.inputs import draw_hints, draw_inputs, vary_tone
 
 
 def test_draw_inputs_leaves_a_network_from_scratch_and_the_random_state_alone():
-    l, ab = torch.rand(2, 1, 16, 16), torch.rand(2, 2, 16, 16)
+    l, ab, generator = torch.rand(2, 1, 16, 16), torch.rand(2, 2, 16, 16), GeneratorUNet(8, 3)
     before = torch.get_rng_state()
-    seen, hints = draw_inputs(GeneratorUNet(8, 3), l, ab)
+    seen, hints = draw_inputs(generator, l, ab)
     assert seen is l and hints is None and torch.equal(torch.get_rng_state(), before)
     seen, hints = draw_inputs(PretrainedUNet("lite0", (16, 16, 8, 8)), l, ab)
     assert seen.shape == l.shape and hints.shape == (2, 3, 16, 16)
