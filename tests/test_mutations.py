@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,7 +22,7 @@ from utils.data.annotations import read_objects
 from utils.data.samples import source_hash
 from utils.data.split import drop_rejected
 from utils.files import list_images
-from utils.images import ImageError, Picture
+from utils.images import ImageError
 from utils.run import UserError
 from utils.training import checkpoints
 from utils.training.last_checkpoint import Position, resume, save_last
@@ -157,13 +156,12 @@ def test_filter_reports_load_or_are_refused(sample_coco: Path, tmp_path: Path) -
 def test_hint_files_load_or_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "hints.json"
     path.write_text(dump_hints([Hint(1, 2, "#2040a0", 3), Hint(4.5, 5, "#808080")], 30, 40))
-    picture, plane = Picture(np.zeros((30, 40, 3), np.uint8), None), torch.zeros(1, 15, 20)
 
     def load() -> None:
         hints = read_hints(path)
         with contextlib.suppress(ImageError):
             hints.check(30, 40)
-            assert hint_planes(hints.hints, picture, plane).isfinite().all()
+            assert hint_planes(hints.hints, (30, 40), torch.zeros(1, 15, 20)).isfinite().all()
 
     torment(path, load, [mutate, mutate_json])
 

@@ -29,10 +29,6 @@ BLUE = "#2040a0"
 WANTED = skimage.color.rgb2lab(np.array([0x20, 0x40, 0xA0]) / 255)[1:]
 
 
-def picture(height: int, width: int) -> Picture:
-    return Picture(np.full((height, width, 3), 120, np.uint8), None)
-
-
 def hinted(planes: torch.Tensor) -> tuple[int, int, int, int]:
     """Give the first and last row, and the first and last column, of a rectangle of hinted pixels."""
     rows, columns = planes[2].nonzero().unbind(1)
@@ -42,7 +38,7 @@ def hinted(planes: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def test_hint_planes_scales_the_place_and_the_radius() -> None:
-    planes = hint_planes([Hint(120, 80, BLUE, 6)], picture(100, 200), torch.zeros(1, 50, 100))
+    planes = hint_planes([Hint(120, 80, BLUE, 6)], (100, 200), torch.zeros(1, 50, 100))
     assert hinted(planes) == (37, 43, 57, 63)  # 40 and 60, and 3 on each side
     expected = torch.from_numpy(WANTED).float().view(2, 1, 1) / AB_SCALE
     torch.testing.assert_close(planes[:2], (expected * planes[2]), atol=1e-5, rtol=0)
@@ -59,11 +55,11 @@ def test_hint_planes_scales_the_place_and_the_radius() -> None:
     ids=["corner", "tiny", "default", "huge"],
 )
 def test_hint_planes_never_lose_a_hint_nor_exceed_those_of_training(hint: Hint, box: tuple[int, ...]) -> None:
-    assert hinted(hint_planes([hint], picture(400, 1000), torch.zeros(1, 40, 100))) == box
+    assert hinted(hint_planes([hint], (400, 1000), torch.zeros(1, 40, 100))) == box
 
 
 def test_hint_planes_let_the_last_of_two_count() -> None:
-    both = hint_planes([Hint(9, 9, "#ff0000", 4), Hint(9, 9, "#808080", 0)], picture(20, 20), torch.zeros(1, 20, 20))
+    both = hint_planes([Hint(9, 9, "#ff0000", 4), Hint(9, 9, "#808080", 0)], (20, 20), torch.zeros(1, 20, 20))
     assert both[0, 9, 9].abs() < 1e-4 and both[0, 8, 9] > 0.5 and both[2, 9, 9] == 1
 
 
@@ -142,7 +138,7 @@ def test_hint_moves_its_place_and_leaves_what_is_far_away(
     generator, size = shipped
     photo = Picture(load_photo(name), None)
     l = prepare(photo, size)
-    planes = hint_planes([Hint(x, y, color)], photo, l)
+    planes = hint_planes([Hint(x, y, color)], photo.rgb.shape[:2], l)
     before, after = (predict_ab(generator, [l], CPU, hints=[h])[0] * AB_SCALE for h in (None, planes))
     place = planes[2] > 0
     wanted = AB_SCALE * planes[:2, place].mean(dim=1)
@@ -157,7 +153,7 @@ def test_hint_moves_its_place_and_leaves_what_is_far_away(
 def test_predict_ab_of_a_batch_gives_each_plane_its_own_hints(shipped: tuple[PretrainedUNet, int]) -> None:
     generator, _ = shipped
     planes = [prepare(Picture(np.ascontiguousarray(PHOTO[:, :width]), None), 60) for width in (90, 80)]
-    hints = [None, hint_planes([Hint(40, 40, BLUE)], picture(100, 80), planes[1])]
+    hints = [None, hint_planes([Hint(40, 40, BLUE)], (100, 80), planes[1])]
     together = predict_ab(generator, planes, CPU, hints=hints)
     for ab, plane, hint in zip(together, planes, hints, strict=True):
         torch.testing.assert_close(ab, predict_ab(generator, [plane], CPU, hints=[hint])[0], atol=1e-4, rtol=0)
@@ -196,7 +192,7 @@ def test_infer_colors_as_the_hints_say(
     assert run("a.png", "--hints", tmp_path / "a.json") == 0
     photo = Picture(PHOTO, None)
     l = prepare(photo, shipped[1])
-    expected = merge(photo, predict_ab(shipped[0], [l], CPU, hints=[hint_planes(hints, photo, l)])[0])
+    expected = merge(photo, predict_ab(shipped[0], [l], CPU, hints=[hint_planes(hints, PHOTO.shape[:2], l)])[0])
     np.testing.assert_array_equal(read_picture(tmp_path / "out" / "a.png").rgb, expected.rgb)
 
 

@@ -75,13 +75,14 @@ def color_images(
     def read(path: Path) -> Loaded | None:
         try:
             picture = read_picture(path, max_pixels=cfg.max_pixels)
+            height, width = picture.rgb.shape[:2]
             if path in hints:
-                hints[path].check(*picture.rgb.shape[:2])
+                hints[path].check(height, width)
         except ImageError as error:
             broken[path] = error
             return None
         plane = prepare(picture, img_size)
-        return path, picture, plane, hint_planes(hints[path].hints, picture, plane) if path in hints else None
+        return path, picture, plane, hint_planes(hints[path].hints, (height, width), plane) if path in hints else None
 
     def predict(batch: Sequence[Loaded]) -> list[Tensor]:
         nonlocal batch_size

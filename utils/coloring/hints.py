@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models_lab import PretrainedUNet
-from utils.images import ImageError, Picture
+from utils.images import ImageError
 from utils.lab import normalize_ab, rgb_to_lab
 from utils.run import UserError
 from utils.training.inputs import MAX_RADIUS, square
@@ -173,18 +175,18 @@ def find_hints(source: Path, outputs: Mapping[Path, Path], recursive: bool) -> d
     return {image: read[stem] for image, stem in images.items() if stem in read}
 
 
-def hint_planes(hints: Sequence[Hint], picture: Picture, plane: Tensor) -> Tensor:
+def hint_planes(hints: Sequence[Hint], size: tuple[int, int], plane: Tensor) -> Tensor:
     """Draw hints at the size that the network sees: squares of one pixel at least, and of MAX_RADIUS at most.
 
     Args:
-        hints: inside the picture.
-        picture: the photograph, (H, W).
+        hints: inside the photograph.
+        size: its height and width.
         plane: what the network sees of it, (1, h, w).
 
     Returns:
         (3, h, w): the ab of the colors, in [-1, 1], where the third plane is 1, and 0 elsewhere.
     """
-    (height, width), (h, w) = picture.rgb.shape[:2], plane.shape[1:]
+    (height, width), (h, w) = size, plane.shape[1:]
     planes = torch.zeros(3, h, w)
     for hint in hints:
         rgb = torch.tensor([*bytes.fromhex(hint.color[1:])]).view(3, 1, 1) / 255
@@ -194,3 +196,16 @@ def hint_planes(hints: Sequence[Hint], picture: Picture, plane: Tensor) -> Tenso
         planes[:2, rows, columns] = normalize_ab(rgb_to_lab(rgb)[1:])
         planes[2, rows, columns] = 1
     return planes
+
+
+def mark(rgb: np.ndarray, hints: Sequence[Hint], size: tuple[int, int]) -> np.ndarray:
+    """Draw hints for a photograph of `size` as dots, ringed in white and black, on a copy (H, W, 3) of it."""
+    levels = np.iinfo(rgb.dtype).max / 255
+    marked = np.ascontiguousarray(rgb).copy()
+    radius = max(2, round(max(rgb.shape[:2]) / 128))
+    for hint in hints:
+        center = int(hint.x * rgb.shape[1] / size[1]), int(hint.y * rgb.shape[0] / size[0])
+        colors = ((0, 0, 0), (255, 255, 255), tuple(bytes.fromhex(hint.color[1:])))
+        for wider, color in zip((2, 1, 0), colors, strict=True):
+            cv2.circle(marked, center, radius + wider, [levels * c for c in color], cv2.FILLED, cv2.LINE_AA)
+    return marked
