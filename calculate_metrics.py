@@ -14,7 +14,7 @@ import functools
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ from utils.visualization import GRAYSCALE, GROUND_TRUTH
 FIGURE_IMAGES = 8
 
 
-def predict_at(generator: nn.Module, size: int, l: Tensor) -> Tensor:
+def predict_at(generator: Callable[[Tensor], Tensor], size: int, l: Tensor) -> Tensor:
     """Predict ab (B, 2, S, S) from L (B, 1, S, S), both in [-1, 1]; the generator sees size x size pixels."""
     if l.shape[-1] == size:
         return generator(l)

@@ -21,6 +21,7 @@ SUBSET_EPOCHS = 30
 FINETUNE_EPOCHS = 4
 SUBSET_CHECKPOINT = SUBSET_CHECKPOINTS / f"G_epoch_{SUBSET_EPOCHS:03d}.pt"
 FINETUNE_CHECKPOINT = FINETUNE_CHECKPOINTS / f"G_finetune_epoch_{FINETUNE_EPOCHS:02d}.pt"
+MAX_SATURATION = 2.0
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "weights" / "G_default.pt"  # comes with the project
 
 
@@ -231,6 +232,11 @@ class InferConfig:
     """Refuse images with more pixels than this."""
     batch_size: int = 8
     """Images of one shape that go through the network together; fewer where a GPU's memory does not hold them."""
+    saturation: float = 1.0
+    """Factor on the predicted ab, from 0 (gray) to 2."""
+    hints: Path | None = None
+    """Colors that you want at places of the image: a JSON file, as docs/USAGE.md describes it; for several images a
+    folder with <stem>.json for those that have some."""
     recursive: bool = False
     """Walk the folders below the input as well."""
     compare: bool = False

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from config import DemoConfig
+from config import MAX_SATURATION, DemoConfig
 from utils.coloring.colorize import grayscale
 from utils.coloring.web import EXAMPLES_DIR, PAGES, UPLOADS, Colorizer, Page
 from utils.data.sample_set import load_photo
@@ -32,6 +32,18 @@ from utils.training.checkpoints import find_checkpoints
 EXAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 MAX_FILE_SIZE = "64mb"
 MAX_WAITING = 16  # requests in the queue
+PALETTE = {  # sRGB; of their colors only the hue and the chroma count
+    "skin": "#c89878",
+    "dark skin": "#7a4e38",
+    "grass": "#5a8040",
+    "leaves": "#3f6a38",
+    "sky": "#78a8d8",
+    "sea": "#407890",
+    "wood": "#8a6038",
+    "brick": "#a05040",
+    "denim": "#405878",
+    "gray": "#808080",
+}
 SWEEP = 600  # seconds after which an upload that no page has taken over is removed
 TITLE = "Automatic image colorization"
 EXPLANATION = (
@@ -56,7 +68,7 @@ def build(page: Page) -> gr.Blocks:
                     elem_id="drop",
                 )
                 checkpoint = gr.Radio(names, value=names[-1], label="Checkpoint", elem_id="checkpoint")
-                saturation = gr.Slider(0, 2, 1, step=0.05, label="Saturation", elem_id="saturation")
+                saturation = gr.Slider(0, MAX_SATURATION, 1, step=0.05, label="Saturation", elem_id="saturation")
                 with gr.Row():
                     examples = {
                         name: gr.Button(
@@ -76,7 +88,25 @@ def build(page: Page) -> gr.Blocks:
                 download = gr.DownloadButton("Download", interactive=False, variant="primary", elem_id="download")
                 everything = gr.Button("Color all of them", visible=False, elem_id="all")
                 archive = gr.DownloadButton("Download all", visible=False, elem_id="archive")
-        shown = [sides, download, archive]
+        with gr.Accordion("Color hints", open=False, elem_id="hints"), gr.Row():
+            # The picker grows and shrinks: above the canvas it would move it under a click
+            with gr.Column(scale=2, min_width=300):
+                canvas = gr.Image(
+                    label="Choose a color, then click where it belongs",
+                    interactive=False,
+                    buttons=[],
+                    height=480,
+                    elem_id="canvas",
+                )
+                table = gr.Dataframe(headers=["x", "y", "color"], interactive=False, label="Hints", elem_id="table")
+            with gr.Column(scale=1, min_width=300):
+                palette = gr.Dropdown(list(PALETTE.items()), value=PALETTE["sky"], label="Common colors")
+                color = gr.ColorPicker(PALETTE["sky"], label="Color", elem_id="color")
+                undo = gr.Button("Undo", size="sm", elem_id="undo")
+                clear = gr.Button("Clear", size="sm", elem_id="clear")
+                save = gr.DownloadButton("Download hints", interactive=False, size="sm", elem_id="save")
+                load = gr.UploadButton("Load hints", file_types=[".json"], size="sm", elem_id="load")
+        shown = [sides, download, archive, canvas, table, save]
         settings = [checkpoint, saturation]
         added = [drop, photos, choice, everything, *shown]
         drop.upload(
@@ -102,6 +132,26 @@ def build(page: Page) -> gr.Blocks:
                 trigger_mode="always_last",
                 concurrency_id="page",
                 concurrency_limit=1,
+            )
+        palette.input(None, palette, color, js="color => color")
+        for event, handler, more in (
+            (canvas.select, page.place, [color]),
+            (undo.click, page.undo, []),
+            (clear.click, page.clear, []),
+            (load.upload, page.load, [load]),
+        ):
+            # First the small picture, which is quick, then the whole one
+            inputs = [photos, choice, *settings]
+            placed = event(
+                handler,
+                [*inputs, *more],
+                [canvas, table],
+                trigger_mode="multiple",
+                concurrency_id="page",
+                concurrency_limit=1,
+            )
+            placed.success(
+                page.show, inputs, shown, show_progress="hidden", concurrency_id="page", concurrency_limit=1
             )
         everything.click(page.pack, [photos, *settings], archive, concurrency_id="page", concurrency_limit=1)
         blocks.unload(page.close)

@@ -1,6 +1,7 @@
 """Color an image, a folder or a video at full resolution.
 
     python infer_lab.py IMAGE_OR_FOLDER [CHECKPOINT] [--output-dir outputs] [--recursive] [--compare]
+    python infer_lab.py PHOTO [CHECKPOINT] --hints HINTS.json   # colors that you choose; a folder for several images
     python infer_lab.py CLIP.mp4 [CHECKPOINT]
     torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
@@ -20,10 +21,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from config import DEFAULT_CHECKPOINT, FINETUNE_CHECKPOINTS, SUBSET_CHECKPOINTS, InferConfig
+from config import DEFAULT_CHECKPOINT, FINETUNE_CHECKPOINTS, MAX_SATURATION, SUBSET_CHECKPOINTS, InferConfig
 from utils.coloring.colorize import cast_convolutions
 from utils.coloring.exported import open_generator
 from utils.coloring.folders import COMPARE, color_images
+from utils.coloring.hints import find_hints, takes_hints
 from utils.coloring.outputs import MEND, plan
 from utils.coloring.video import VIDEO_EXTENSIONS, color_video
 from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
@@ -49,7 +51,7 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     Raises:
         UserError: it cannot be read, or its output not be written.
     """
-    for flag, given in {"--compare": cfg.compare, "--recursive": cfg.recursive}.items():
+    for flag, given in {"--compare": cfg.compare, "--recursive": cfg.recursive, "--hints": cfg.hints}.items():
         if given:
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
@@ -58,7 +60,7 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
-    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels
+    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels, cfg.saturation
     try:
         frames, remark = color_video(cfg.input, output, generator, img_size, device, dtype, *limits)
     except torch.OutOfMemoryError:
@@ -75,12 +77,17 @@ def infer(cfg: InferConfig) -> None:
     for name in ("img_size", "max_pixels", "batch_size", "num_workers"):
         if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
+    if not 0 <= cfg.saturation <= MAX_SATURATION:
+        raise UserError(f"--saturation {cfg.saturation:g}: must be in [0, {MAX_SATURATION:g}]")
     device = set_up_device(cfg.device)
     torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
     is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
     outputs = {} if is_video else plan(cfg.input, cfg.output_dir, cfg.recursive, COMPARE if cfg.compare else None)
+    hints = {} if is_video or cfg.hints is None else find_hints(cfg.hints, outputs, cfg.recursive)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = open_generator(checkpoint, device)
+    if hints and not takes_hints(generator):
+        raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt trained with --encoder")
     img_size = cfg.img_size or training_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
@@ -91,7 +98,7 @@ def infer(cfg: InferConfig) -> None:
         return
     started = time.perf_counter()
     share = list(outputs)[rank() :: world_size()]
-    shares = gather(color_images(share, outputs, generator, img_size, device, cfg))
+    shares = gather(color_images(share, outputs, generator, img_size, device, cfg, hints))
     seconds = time.perf_counter() - started
     broken = {path: error for part in shares for path, error in part.items()}
     if len(outputs) == 1 and broken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import shutil
@@ -22,9 +23,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 
+import infer_lab
 from config import DEFAULT_CHECKPOINT
-from utils.coloring.web import Colorizer, Page
+from utils.coloring.hints import dump_hints
+from utils.coloring.web import Colorizer, Page, to_hex
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
 
@@ -192,6 +196,69 @@ def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) ->
     wait_for_another(page, second)
     gray = read_picture(save(page, "#download", tmp_path)).rgb.astype(int)
     assert np.ptp(gray, axis=2).max() <= 1
+
+
+def test_to_hex_takes_what_the_picker_gives() -> None:
+    assert to_hex("#2040A0") == "#2040a0"
+    assert to_hex("rgba(31.6, 64.2, 160, 1)") == to_hex("rgb(32, 64, 160)") == "#2040a0"
+    with pytest.raises(gradio.Error, match="is no color"):
+        to_hex("blue")
+
+
+def test_load_names_a_file_of_another_photograph(handlers: Page) -> None:
+    example, notes = handlers.work / "examples" / "a.png", handlers.work / "a.json"
+    write_image(example, Picture(np.full((40, 50, 3), 90, np.uint8), None))
+    someone = SimpleNamespace(session_hash="someone")
+    _, photos, *_ = handlers.add([str(example)], {}, None, "Default", 1.0, someone)
+    for text, reason in (("{", "a.json: not a readable file"), (dump_hints([], 9, 9), "is 50x40, but a.json is for")):
+        notes.write_text(text)
+        with pytest.raises(gradio.Error, match=reason):
+            handlers.load(photos, "a.png", "Default", 1.0, str(notes))
+        assert not notes.exists()
+
+
+def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
+    page: sync_api.Page, tmp_path: Path
+) -> None:
+    photo = tmp_path / "cup.png"
+    write_image(photo, Picture(load_photo("coffee"), None))
+    page.set_input_files("#drop input[type=file]", photo)
+    first = after(page)
+    plain = read_picture(save(page, "#download", tmp_path)).rgb
+    page.click("#hints > button")
+    page.click("#color button")
+    page.locator("#color input").fill("#2040a0")
+    page.keyboard.press("Enter")
+    box = page.locator("#canvas img").bounding_box()
+    scale = min(box["width"] / 600, box["height"] / 400, 1)
+    at = [
+        box[side] / 2 + (place - full / 2) * scale for side, place, full in (("width", 430, 600), ("height", 40, 400))
+    ]
+    page.locator("#canvas img").click(position={"x": at[0], "y": at[1]})
+    second = wait_for_another(page, first)
+    blue = read_picture(save(page, "#download", tmp_path)).rgb
+    notes = save(page, "#save", tmp_path)
+    hints = json.loads(notes.read_text())
+    assert (hints["width"], hints["height"], len(hints["hints"])) == (600, 400, 1)
+    hint = hints["hints"][0]
+    assert abs(hint["x"] - 430) <= 2 and abs(hint["y"] - 40) <= 2 and hint["color"] == "#2040a0"
+    place = slice(hint["y"] - 4, hint["y"] + 5), slice(hint["x"] - 4, hint["x"] + 5)
+    wanted = rgb2lab(np.array([0x20, 0x40, 0xA0]) / 255)[1:]
+    distances = [np.linalg.norm(rgb2lab(rgb[place])[:, :, 1:].mean((0, 1)) - wanted) for rgb in (plain, blue)]
+    assert distances[0] > 60 and distances[1] < 25, distances  # CIELAB units
+
+    page.click("#undo")
+    third = wait_for_another(page, second)
+    np.testing.assert_array_equal(read_picture(save(page, "#download", tmp_path)).rgb, plain)
+
+    with page.expect_file_chooser() as chooser:
+        page.click("#load")
+    chooser.value.set_files(notes)
+    wait_for_another(page, third)
+    np.testing.assert_array_equal(read_picture(save(page, "#download", tmp_path)).rgb, blue)
+    command = [str(photo), str(DEFAULT_CHECKPOINT), "--hints", str(notes), "--device", "cpu"]
+    assert infer_lab.main([*command, "--output-dir", str(tmp_path / "outputs")]) == 0
+    np.testing.assert_array_equal(read_picture(tmp_path / "outputs" / "cup.png").rgb, blue)
 
 
 def test_slider_moves_between_the_two_pictures(page: sync_api.Page) -> None:

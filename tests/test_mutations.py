@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -16,10 +17,12 @@ import filter as filter_script
 from config import TrainConfig
 from dataset_lab_cache import LabCacheDataset
 from models_lab import GeneratorUNet, PatchDiscriminator
+from utils.coloring.hints import Hint, dump_hints, hint_planes, read_hints
 from utils.data.annotations import read_objects
 from utils.data.samples import source_hash
 from utils.data.split import drop_rejected
 from utils.files import list_images
+from utils.images import ImageError
 from utils.run import UserError
 from utils.training import checkpoints
 from utils.training.last_checkpoint import Position, resume, save_last
@@ -148,6 +151,19 @@ def test_filter_reports_load_or_are_refused(sample_coco: Path, tmp_path: Path) -
     assert filter_script.main(arguments) == 0
     images, report = list_images(sample_coco / "train2017"), tmp_path / "subset" / "filter_report.json"
     torment(report, lambda: drop_rejected(images, report), [mutate, mutate_json])
+
+
+def test_hint_files_load_or_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hints.json"
+    path.write_text(dump_hints([Hint(1, 2, "#2040a0", 3), Hint(4.5, 5, "#808080")], 30, 40))
+
+    def load() -> None:
+        hints = read_hints(path)
+        with contextlib.suppress(ImageError):
+            hints.check(30, 40)
+            assert hint_planes(hints.hints, (30, 40), torch.zeros(1, 15, 20)).isfinite().all()
+
+    torment(path, load, [mutate, mutate_json])
 
 
 def test_annotations_load_or_are_refused(sample_coco: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import train_lab
 from benchmarks.ablate import table
 from benchmarks.color_scores import ab_histogram, gain_at_share, score
+from benchmarks.hint_curve import COUNTS, add_hints, curve
 from benchmarks.measure import parse
 from benchmarks.variants import PLACES, VARIANTS
 from config import TrainConfig
@@ -101,3 +102,27 @@ def test_table_averages_over_seeds_and_keeps_the_order_of_the_variants() -> None
     lines = table(runs).splitlines()
     assert lines[2].startswith("| base | 2 |") and "21.50" in lines[2]
     assert lines[3].startswith("| hinge | 1 |") and "20.00" in lines[3]
+
+
+def test_add_hints_holds_the_mean_of_the_truth_around_each_place() -> None:
+    truth = torch.arange(100.0).view(1, 1, 10, 10).expand(-1, 2, -1, -1) / 100
+    hints = torch.zeros(1, 3, 10, 10)
+    add_hints(hints, truth, torch.tensor([[[0.55, 0.45], [0.0, 0.99]]]))
+    assert torch.allclose(hints[0, :2, 3:8, 2:7], torch.tensor(0.54))  # of rows 3 to 7 and columns 2 to 6
+    assert torch.allclose(hints[0, :2, :3, 7:], torch.tensor(0.18))  # of rows 0 to 2 and columns 7 to 9
+    assert hints[0, 2].sum() == 25 + 9
+
+
+def test_curve_gains_nothing_from_no_hint_and_much_from_one_where_all_has_one_color(tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        """Paint everything in the mean color of the hints."""
+
+        def forward(self, l: Tensor, hints: Tensor) -> Tensor:
+            mean = hints[:, :2].sum((2, 3)) / hints[:, 2:].sum((2, 3)).clamp(min=1)
+            return mean[..., None, None].expand(-1, -1, *l.shape[2:])
+
+    ramp = np.linspace(60, 160, 64)[:, None, None] * np.array([1.0, 0.8, 0.6])
+    write_png(tmp_path / "a.png", ramp.repeat(64, axis=1).astype(np.uint8))
+    scores = curve(Flat(), 32, [tmp_path / "a.png"], torch.device("cpu"), seed=0)
+    assert len(scores) == len(COUNTS) and scores[0] == pytest.approx((0, 0), abs=0.02)
+    assert all(gain > 8 and 0.7 < share < 1.3 for gain, share in scores[1:])

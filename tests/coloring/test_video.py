@@ -89,6 +89,14 @@ class Halves(nn.Module):
         return torch.cat([0.4 * l.sign(), 0 * l], dim=1)
 
 
+def test_color_frames_multiplies_the_colors_by_the_saturation() -> None:
+    bright = [np.full((64, 64, 3), 150, np.uint8)] * 2
+    for saturation, a in ((0.0, 0), (0.25, 11), (0.5, 22)):  # of 0.4 * 110
+        for frame in color_frames(bright, Halves(), 64, CPU, saturation=saturation):
+            lab = rgb_to_lab(torch.from_numpy(frame).permute(2, 0, 1) / 255)
+            assert (lab[1] - a).abs().max() < 1 and lab[2].abs().max() < 1
+
+
 def write_clip(path: Path, frames: list[np.ndarray]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, frames[0].shape[1::-1])
     for frame in frames:

@@ -58,7 +58,11 @@ def cast_convolutions(generator: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 def predict_ab(
-    generator: nn.Module, planes: Sequence[Tensor], device: torch.device, dtype: torch.dtype | None = None
+    generator: nn.Module,
+    planes: Sequence[Tensor],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    hints: Sequence[Tensor | None] | None = None,
 ) -> list[Tensor]:
     """Run the generator in eval mode on planes that are padded to multiples of GRID by their right and lower edges.
 
@@ -67,16 +71,21 @@ def predict_ab(
         planes: B of L, (1, h, w), in [-1, 1], that `batch_by_shape` put together.
         device: of the generator.
         dtype: of mixed precision, or None; see `amp_dtype`.
+        hints: for each of the planes None, or (3, h, w) of `hint_planes`, which only some generators take.
 
     Returns:
         The ab of each, (2, h, w), float32, in [-1, 1], on the CPU.
     """
-    padded = [F.pad(l, (0, -l.shape[2] % GRID, 0, -l.shape[1] % GRID), mode="replicate") for l in planes]
+    pads = [(0, -l.shape[2] % GRID, 0, -l.shape[1] % GRID) for l in planes]
+    inputs = [torch.stack([F.pad(l, pad, mode="replicate") for l, pad in zip(planes, pads, strict=True)])]
+    if hints is not None and any(hint is not None for hint in hints):
+        filled = (l.new_zeros(3, *l.shape[1:]) if h is None else h for l, h in zip(planes, hints, strict=True))
+        inputs.append(torch.stack([F.pad(h, pad) for h, pad in zip(filled, pads, strict=True)]))
     training = generator.training
     generator.eval()
     try:
         with torch.inference_mode(), autocast(device, dtype):
-            ab = generator(torch.stack(padded).to(device)).float().cpu()  # (B, 2, H, W)
+            ab = generator(*(x.to(device) for x in inputs)).float().cpu()  # (B, 2, H, W)
     finally:
         generator.train(training)
     return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]

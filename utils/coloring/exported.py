@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models_lab import Generator
 from utils.lab import SCALING
 from utils.run import UserError
-from utils.training.checkpoints import MEND, load_generator
+from utils.training.checkpoints import MEND, check_entries, load_generator
 
 KEY = "lab_pix2pix"  # of the metadata, a JSON object
 INPUT, OUTPUT = "l", "ab"
@@ -69,8 +69,7 @@ def load_onnx(path: Path, mend: str) -> tuple[OnnxGenerator, dict]:
         info = json.loads(generator.session.get_modelmeta().custom_metadata_map[KEY])
         if info["scaling"] != SCALING:
             raise UserError(f"{path}: uses another color scaling, {info['scaling']}; {mend}")
-        if int(info["config"]["img_size"]) < 1 or not {"stage", "epoch"} <= info.keys():
-            raise ValueError("its entries")
+        check_entries(info)
         if generator(torch.zeros(2, 1, 3, 5)).shape != (2, 2, 3, 5):
             raise ValueError("its output's shape")
     except (UserError, OSError):

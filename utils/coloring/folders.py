@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from config import InferConfig
 from utils.coloring.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
+from utils.coloring.hints import Hints, hint_planes
 from utils.images import ImageError, Picture, pixel_count, read_picture, write_png
 from utils.run import UserError, amp_dtype, is_main, say
 
 COMPARE = "compare"  # folder of the panels, in the output folder
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
-Loaded = tuple[Path, Picture, Tensor]  # the file, its pixels, and the L that the network sees
+# The file, its pixels, and the L and the hints that the network sees
+Loaded = tuple[Path, Picture, Tensor, Tensor | None]
 
 
 def _windows(images: Iterable[Path], most_images: int) -> Iterator[list[Path]]:
@@ -43,6 +45,7 @@ def color_images(
     img_size: int,
     device: torch.device,
     cfg: InferConfig,
+    hints: Mapping[Path, Hints],
 ) -> dict[Path, ImageError]:
     """Color images and write them; reading, the network and writing overlap.
 
@@ -53,6 +56,7 @@ def color_images(
         img_size: shorter side at which the network works, in pixels.
         device: of the generator.
         cfg: the command line.
+        hints: of those images that have some.
 
     Returns:
         What could not be read or written, and why.
@@ -71,15 +75,20 @@ def color_images(
     def read(path: Path) -> Loaded | None:
         try:
             picture = read_picture(path, max_pixels=cfg.max_pixels)
+            height, width = picture.rgb.shape[:2]
+            if path in hints:
+                hints[path].check(height, width)
         except ImageError as error:
             broken[path] = error
             return None
-        return path, picture, prepare(picture, img_size)
+        plane = prepare(picture, img_size)
+        return path, picture, plane, hint_planes(hints[path].hints, (height, width), plane) if path in hints else None
 
     def predict(batch: Sequence[Loaded]) -> list[Tensor]:
         nonlocal batch_size
         try:
-            return predict_ab(generator, [plane for _, _, plane in batch], device, dtype)
+            _, _, planes, asked = zip(*batch, strict=True)
+            return predict_ab(generator, planes, device, dtype, asked)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise UserError(f"{device}: out of memory; give a smaller --img-size, or --device cpu") from None
@@ -91,8 +100,8 @@ def color_images(
         return predict(batch[:half]) + predict(batch[half:])
 
     def write(loaded: Loaded, ab: Tensor) -> None:
-        path, picture, _ = loaded
-        colored = merge(picture, ab)
+        path, picture, *_ = loaded
+        colored = merge(picture, cfg.saturation * ab)
         try:
             write_png(cfg.output_dir / outputs[path], colored.rgb, colored.alpha)
         except ImageError as error:
@@ -119,7 +128,7 @@ def color_images(
                 with lock:
                     progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
-                for indices in batch_by_shape([plane for _, _, plane in loaded], batch_size):
+                for indices in batch_by_shape([plane for _, _, plane, _ in loaded], batch_size):
                     batch = [loaded[i] for i in indices]
                     if on_cpu:
                         writing.append(pool.submit(predict_and_write, batch))

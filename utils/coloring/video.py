@@ -94,6 +94,7 @@ def color_frames(
     batch_size: int = 8,
     num_workers: int = 2,
     memory: float = MEMORY,
+    saturation: float = 1.0,
 ) -> Iterator[np.ndarray]:
     """Color frames (H, W, 3), uint8 RGB, of one size, in order; one batch of them is in memory.
 
@@ -106,12 +107,14 @@ def color_frames(
         batch_size: frames that go through the network together.
         num_workers: threads that prepare and merge.
         memory: see ChromaSmoother.
+        saturation: factor on ab.
     """
     smooth, frames = ChromaSmoother(memory), iter(frames)
     with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while pictures := [Picture(frame, None) for frame in islice(frames, batch_size)]:
             planes = list(pool.map(lambda picture: prepare(picture, img_size), pictures))
-            colors = map(smooth, planes, predict_ab(generator, planes, device, dtype))
+            smoothed = map(smooth, planes, predict_ab(generator, planes, device, dtype))
+            colors = (saturation * ab for ab in smoothed)
             yield from (colored.rgb for colored in pool.map(merge, pictures, colors))
 
 
@@ -125,13 +128,14 @@ def color_video(
     batch_size: int = 8,
     num_workers: int = 2,
     max_pixels: int = MAX_PIXELS,
+    saturation: float = 1.0,
 ) -> tuple[int, str]:
     """Color a video file into an MP4 file, whole or not at all.
 
     Args:
         path: what OpenCV reads.
         output: .mp4 file; its folder is made.
-        generator, img_size, device, dtype, batch_size, num_workers: see `color_frames`.
+        generator, img_size, device, dtype, batch_size, num_workers, saturation: see `color_frames`.
         max_pixels: larger frames are refused.
 
     Returns:
@@ -152,8 +156,9 @@ def color_video(
     written, writer = 0, None
     try:
         with contextlib.closing(tqdm(total=max(count, 0) or None, unit="frame")) as progress:
+            settings = img_size, device, dtype, batch_size, num_workers
             frames = _read(video, path, max_pixels)
-            for frame in color_frames(frames, generator, img_size, device, dtype, batch_size, num_workers):
+            for frame in color_frames(frames, generator, *settings, saturation=saturation):
                 if writer is None:
                     output.parent.mkdir(parents=True, exist_ok=True)
                     size = frame.shape[1], frame.shape[0]

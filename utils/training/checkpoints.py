@@ -7,6 +7,7 @@ file from elsewhere never runs.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,9 @@ def check_entries(info: dict) -> None:
         raise ValueError(f"img_size {info['config']['img_size']}")
     if not (isinstance(info["stage"], str) and isinstance(info["epoch"], int) and isinstance(info["step"], int)):
         raise TypeError("stage, epoch or step")
+    saturation = info.get("saturation", 1.0)
+    if type(saturation) not in (int, float) or not 0 < saturation < math.inf:
+        raise ValueError(f"saturation {saturation}")
 
 
 def training_size(info: dict) -> int:

@@ -51,6 +51,11 @@ def vary_tone(l: Tensor) -> Tensor:
     return (l + (grainy < GRAINY_SHARE) * 0.2 * grain * torch.randn_like(l)).clamp(-1, 1)
 
 
+def square(row: int, column: int, radius: int) -> tuple[slice, slice]:
+    """Give the rows and columns of a hint's square, as far as they are inside the image."""
+    return slice(max(0, row - radius), row + radius + 1), slice(max(0, column - radius), column + radius + 1)
+
+
 def draw_hints(ab: Tensor) -> Tensor:
     """Draw hints for some of the samples: squares of 1 to 9 pixels that hold the mean of the true color there.
 
@@ -68,7 +73,7 @@ def draw_hints(ab: Tensor) -> Tensor:
         count = 1 + int(math.log(1 - draw / HINTED_SHARE) / math.log(1 - 1 / MEAN_HINTS))
         for y, x, r in torch.rand(count, 3).tolist():
             row, column, radius = int(y * side), int(x * side), int(r * (MAX_RADIUS + 1))
-            rows, columns = (slice(max(0, at - radius), at + radius + 1) for at in (row, column))
+            rows, columns = square(row, column, radius)
             sample[:2, rows, columns] = truth[:, rows, columns].mean(dim=(1, 2), keepdim=True)
             sample[2, rows, columns] = 1
     return hints

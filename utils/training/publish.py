@@ -8,6 +8,7 @@ the configuration are cut down to their last part.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ def publish(cfg: PublishConfig) -> None:
     Raises:
         UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
     """
-    if not cfg.saturation > 0:
-        raise UserError(f"--saturation {cfg.saturation}: must be positive")
+    if not 0 < cfg.saturation < math.inf:
+        raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
     checkpoints.load_generator(cfg.source, torch.device("cpu"))  # it is one
     entries = checkpoints.read(cfg.source, "name a G_*.pt file")
     if cfg.lift is not None:
