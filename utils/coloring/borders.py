@@ -20,6 +20,7 @@ _SLACK = 2  # lines over which the step may stretch
 _EDGE = 0.75  # share of the edge that has such a step
 _LEAST = 0.01  # of the picture's shorter side, and _LEAST_PIXELS
 _LEAST_PIXELS = 4
+_BLUER = 16  # of 255, that blue may exceed red by: white, black and paper are not blue, and skies are
 _MOST = 0.8  # of the height, and of the width
 
 
@@ -73,8 +74,10 @@ def _color(line: np.ndarray) -> np.ndarray:
 
 
 def _uniform_lines(lines: np.ndarray) -> int:
-    """Count the lines from the first on that have the color of the first."""
+    """Count the lines from the first on that have the color of the first; 0 where no border has that color."""
     color = _color(lines[0])
+    if color[2] - color[0] > _BLUER * np.iinfo(lines.dtype).max / 255:
+        return 0
     for index, line in enumerate(lines):
         if _differs(line, color, _LEVELS).mean() > _FEW:
             return index

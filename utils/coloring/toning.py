@@ -18,8 +18,8 @@ _BINS = 32  # of L; the curve goes through the median color of each
 _LEAST_PIXELS = 0.003  # of a bin that counts, and 4
 _CHROMA = 2.5, 30.0  # mean chroma: below, gray with noise; above, no print has it
 _COHERENCE = 0.975  # length of the mean color over the mean chroma: 1 where there is one hue
-_DISTANCE, _PER_CHROMA = 2.0, 0.15  # from the curve, in CIELAB units: JPEG spreads strong tones more
-_TAIL = 1.6  # times that, of the pixels that lie farthest
+_DISTANCE, _PER_CHROMA = 2.0, 0.18  # from the curve, in CIELAB units: JPEG spreads strong tones more
+_TAIL = 2.0  # times that, of the pixels that lie farthest
 _PERCENTILES = 90, 98  # of the distances, that are held to the two bounds
 
 
