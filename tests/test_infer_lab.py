@@ -208,7 +208,9 @@ def test_main_says_what_it_found_and_what_a_format_cannot_hold(
         ("color.png", "laid on white, as JPG holds no transparency"),
     ]:
         assert f"1 image {remark}: {tmp_path / 'in' / name}\n" in printed
-    panels = [read_picture(tmp_path / "out" / "compare" / f"{n}.png").rgb.shape[1] for n in ("color", "scan", "toned")]
+    panels = [
+        read_picture(tmp_path / "out" / "compare" / f"{n}.png").rgb.shape[1] for n in ("color", "scan", "toned")
+    ]
     assert panels == [3 * 151 + 16, 3 * 169 + 16, 2 * 151 + 8]
     scan = read_picture(tmp_path / "out" / "scan.jpg").rgb.astype(int)
     assert np.abs(scan[:4] - 250).max() <= 3

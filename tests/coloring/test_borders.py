@@ -21,7 +21,7 @@ def framed(border: Border, color: tuple[int, int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("color", [(255, 255, 255), (8, 8, 8), (238, 226, 200)], ids=["white", "black", "paper"])
 @pytest.mark.parametrize(
-    "border", [Border(30, 41, 23, 36), Border(top=37), Border(bottom=6), Border(left=20, right=20)], ids=str
+    "border", [Border(30, 41, 23, 36), Border(top=37), Border(bottom=20), Border(left=20, right=20)], ids=str
 )
 def test_find_border_finds_each_side(border: Border, color: tuple[int, int, int]) -> None:
     rgb = framed(border, color)

@@ -38,7 +38,7 @@ def assert_carried(data: bytes) -> None:
 @pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif"])
 def test_exif_goes_from_any_file_into_any_other(source: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{source}"
-    Image.fromarray(PHOTO).save(path, exif=camera_exif())
+    Image.fromarray(PHOTO).save(path, exif=camera_exif().tobytes())
     exif = read_metadata(path).exif
     for suffix in (".jpg", ".JPEG", ".png", ".webp", ".tif"):
         data = encode_with_exif(suffix, Picture(PHOTO, ALPHA), 90, exif)
@@ -64,7 +64,7 @@ def test_read_metadata_survives_broken_files(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(PHOTO).save(buffer, "JPEG", exif=camera_exif(), icc_profile=profile)
     whole, draw = buffer.getvalue(), random.Random(0)
-    for _ in range(150):
+    for _ in range(60):
         data = bytearray(whole)
         for _ in range(draw.choice([1, 5, 40])):
             data[draw.randrange(20, 450)] = draw.randrange(256)  # the EXIF is there

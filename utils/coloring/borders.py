@@ -14,7 +14,7 @@ from utils.images import Picture
 
 _LEVELS = 8  # of 255, that a pixel of the border may differ from its color: the noise of JPEG
 _FEW = 0.01  # share of a line's pixels that may differ by more: dust
-_BLOCK = 8  # pixels: JPEG rings within its block of the edge
+_BLOCK = 16  # lines: JPEG rings, and its color bleeds, within a block of the edge
 _STEP = 16  # of 255, by which the picture differs from the border across the edge
 _SLACK = 2  # lines over which the step may stretch
 _EDGE = 0.75  # share of the edge that has such a step
