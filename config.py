@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -224,7 +224,16 @@ class InferConfig:
     """G_*.pt file, or the .onnx file that export_lab.py made of it, which runs on the CPU. When none is named: the
     newest stage's output, or weights/G_default.pt where no stage has run."""
     output_dir: Path = Path("outputs")
-    """Folder for the colored PNG files, or the MP4 file; a folder's structure is kept."""
+    """Folder for the colored images, or the MP4 file; a folder's structure is kept."""
+    format: Literal["same", "png", "jpg", "webp", "tif"] = "same"
+    """Kind of file to write; same: that of each input, under its name."""
+    quality: int = 95
+    """Of JPEG and WebP files, from 1 to 100."""
+    metadata: bool = True
+    """Carry EXIF's date, camera and place over."""
+    source_tone: Annotated[Literal["auto", "sepia", "gray"], tyro.conf.arg(name="from")] = "auto"
+    """What the color of the inputs is: sepia (or another toning) or gray of all of them, so that --compare shows no
+    true color; auto looks which ones are toned. The result is the same: only the lightness of an input is used."""
     img_size: int | None = None
     """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
     the input's own size in any case."""

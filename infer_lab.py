@@ -6,7 +6,8 @@
     torchrun --nproc_per_node N infer_lab.py ...                # each process colors its share of the images
 
 Reads the images and a G_*.pt file (where none is named, the newest stage's, or weights/G_default.pt if no stage has
-run); writes a PNG for each image, of its size, bit depth and alpha, in the input's folder structure, or an MP4 file.
+run); writes each image as a file of its kind, size, bit depth and alpha (--format: of another kind), in the input's
+folder structure, or an MP4 file.
 The network sees a small copy and supplies only ab; L is the input's own, at its full resolution (Zhang,
 Isola and Efros 2016, arXiv:1603.08511).
 """
@@ -31,6 +32,8 @@ from utils.coloring.video import VIDEO_EXTENSIONS, color_video
 from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
 from utils.training.checkpoints import find_checkpoints, training_size
 
+MOST_NAMES = 3  # named in a remark
+
 
 def find_checkpoint() -> Path:
     """Find the newest stage's generator, or the one that comes with the project where no stage has written any.
@@ -51,7 +54,8 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     Raises:
         UserError: it cannot be read, or its output not be written.
     """
-    for flag, given in {"--compare": cfg.compare, "--recursive": cfg.recursive, "--hints": cfg.hints}.items():
+    flags = {"--compare": cfg.compare, "--recursive": cfg.recursive, "--format": cfg.format != "same"}
+    for flag, given in {**flags, "--hints": cfg.hints}.items():
         if given:
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
@@ -68,6 +72,13 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {remark}; they are in {output}")
 
 
+def count_images(images: Sequence[Path], remark: str) -> str:
+    """Say how many images a remark is true of, and name the first."""
+    names = ", ".join(str(path) for path in sorted(images)[:MOST_NAMES])
+    more = f" and {len(images) - MOST_NAMES} more" if len(images) > MOST_NAMES else ""
+    return f"{len(images)} image{'s' if len(images) > 1 else ''} {remark}: {names}{more}"
+
+
 def infer(cfg: InferConfig) -> None:
     """Color the images or the video that `cfg` names.
 
@@ -77,12 +88,16 @@ def infer(cfg: InferConfig) -> None:
     for name in ("img_size", "max_pixels", "batch_size", "num_workers"):
         if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
+    if not 1 <= cfg.quality <= 100:
+        raise UserError(f"--quality {cfg.quality}: must be between 1 and 100")
     if not 0 <= cfg.saturation <= MAX_SATURATION:
         raise UserError(f"--saturation {cfg.saturation:g}: must be in [0, {MAX_SATURATION:g}]")
     device = set_up_device(cfg.device)
     torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
     is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
-    outputs = {} if is_video else plan(cfg.input, cfg.output_dir, cfg.recursive, COMPARE if cfg.compare else None)
+    suffix = None if cfg.format == "same" else f".{cfg.format}"
+    panels = COMPARE if cfg.compare else None
+    outputs = {} if is_video else plan(cfg.input, cfg.output_dir, cfg.recursive, panels, suffix)
     hints = {} if is_video or cfg.hints is None else find_hints(cfg.hints, outputs, cfg.recursive)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = open_generator(checkpoint, device)
@@ -100,13 +115,17 @@ def infer(cfg: InferConfig) -> None:
     share = list(outputs)[rank() :: world_size()]
     shares = gather(color_images(share, outputs, generator, img_size, device, cfg, hints))
     seconds = time.perf_counter() - started
-    broken = {path: error for part in shares for path, error in part.items()}
+    broken = {path: error for part, _ in shares for path, error in part.items()}
     if len(outputs) == 1 and broken:
         raise UserError("".join(f"{path}: {error}" for path, error in broken.items()))
     for path, error in sorted(broken.items()):
         say(f"skipped {path}: {error}")
     if len(broken) == len(outputs):
         raise UserError(f"{cfg.input}: none of its {len(outputs)} images can be read")
+    for remark in sorted({remark for _, remarks in shares for remark in remarks}):
+        remarked = [path for _, remarks in shares for path in remarks.get(remark, ()) if path not in broken]
+        if remarked:
+            say(count_images(remarked, remark))
     skipped = f", skipped {len(broken)}" if broken else ""
     count = len(outputs) - len(broken)
     say(f"colored {count} image{'s' if count > 1 else ''} in {seconds:.1f} s{skipped}; they are in {cfg.output_dir}")

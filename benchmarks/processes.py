@@ -26,6 +26,7 @@ BASE, BYTES_PER_PIXEL = 800.0, 22.0  # limits of a large image's memory, the for
 TINY = "--epochs 1 --img-size 128 --load-size 143 --batch-size 8 --val-fraction 0.1 --encoder none"
 TINY += " --gen-width 8 --disc-width 8"
 METRICS = "calculate_metrics.py --inception-weights none --lpips-weights none --images-dir"
+PNG = "--format png"  # as the textbook writes
 CPU = torch.device("cpu")
 
 
@@ -66,11 +67,12 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
     squares = make_squares(images, folder / "squares", ".jpg")
     results = [make_squares(images, folder / f"results{i}", ".png") for i in range(3)]
     named = [word for i, result in enumerate(results) for word in (f"R{i}", result)]
-    theirs, ours = ["infer", squares, weights, output], ["-m benchmarks.textbook ours infer_lab.py", squares, weights]
+    theirs = ["infer", squares, weights, output]
+    ours = ["-m benchmarks.textbook ours infer_lab.py", squares, weights, PNG]
     note = f"textbook's generator, {len(images)} images of 256 x 256, whole process"
     rows = [row("coloring a folder", 5 if device.type == "cuda" else 3, theirs, ours, note)]
     note = "default generator; textbook's results are 256 x 256, ours have the size of the inputs"
-    theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, default]
+    theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, default, PNG]
     rows.append(row("coloring a folder of full-size images", None, theirs, ours, note))
     theirs, ours = ["metrics", images_dir, *results], [METRICS, images_dir, "--results", *named]
     note = f"{len(images)} images, three folders of results, no FID, no LPIPS; ours adds the two reference rows"
@@ -107,7 +109,7 @@ def color_large_image(megapixels: int, folder: Path) -> tuple[float, float]:
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     enlarged = cv2.resize(load_photo("astronaut"), (width, height), interpolation=cv2.INTER_LINEAR)
     cv2.imwrite(str(folder / "large.jpg"), enlarged[:, :, ::-1])
-    _, peak = run_python("infer_lab.py", folder / "large.jpg", generator, "--device cpu --output-dir", folder)
+    _, peak = run_python("infer_lab.py", folder / "large.jpg", generator, PNG, "--device cpu --output-dir", folder)
     with Image.open(folder / "large.png") as colored:
         assert colored.size == (width, height)
     return peak, BASE + BYTES_PER_PIXEL * width * height / 1e6

@@ -1,8 +1,10 @@
 """Draw what a checkpoint makes of photographs: the two sheets of its model card, and the picture of the README.
 
     python -m benchmarks.sheets weights/G_default.pt weights [--first-picture docs/first_picture.png]
+    python -m benchmarks.sheets weights/G_default.pt weights --old-photographs docs/old_photographs.png
 
-Reads a G_*.pt file and photographs that scikit-image and matplotlib ship. Writes photographs.png and hard_cases.png.
+Reads a G_*.pt file and photographs that scikit-image and matplotlib ship. Writes photographs.png and hard_cases.png,
+or with --old-photographs that figure alone: a sepia print and a scan with a border, before and after.
 """
 
 import sys
@@ -18,8 +20,10 @@ from skimage import data
 from benchmarks.measure import make_main
 from config import DEVICE
 from utils import run
+from utils.coloring.borders import cut_border, find_border, put_back
 from utils.coloring.colorize import colorize, grayscale
 from utils.coloring.exported import open_generator
+from utils.coloring.toning import is_toned
 from utils.data.sample_set import load_photo
 from utils.images import Picture, center_crop, read_rgb, resize
 from utils.training.checkpoints import training_size
@@ -33,6 +37,7 @@ class SheetsConfig:
     checkpoint: tyro.conf.Positional[Path]  # G_*.pt file.
     output_dir: tyro.conf.Positional[Path]  # Folder for photographs.png and hard_cases.png.
     first_picture: Path | None = None  # PNG file for two photographs, as the README shows them.
+    old_photographs: Path | None = None  # PNG file for a sepia print and a bordered scan; nothing else is written.
     device: str = DEVICE  # cuda, mps or cpu.
 
 
@@ -73,6 +78,15 @@ def hard_cases() -> dict[str, np.ndarray]:
     }
 
 
+def old_photographs() -> dict[str, np.ndarray]:
+    """Return photographs as albums and scanners give them, (H, W, 3) uint8: sepia, and sepia with a paper border."""
+    portrait, cat = load_photo("astronaut"), load_photo("chelsea")
+    sepia = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])  # the usual matrix
+    prints = [np.clip(rgb @ sepia.T, 0, 255).round().astype(np.uint8) for rgb in (portrait[:300, 60:420], cat)]
+    paper = cv2.copyMakeBorder(prints[1], 30, 50, 30, 30, cv2.BORDER_CONSTANT, value=(238, 228, 208))
+    return {"sepia print": prints[0], "scan with a border": paper}
+
+
 def draw(cfg: SheetsConfig) -> None:
     """Color the images and write the figures."""
     device = run.set_up_device(cfg.device)
@@ -81,6 +95,17 @@ def draw(cfg: SheetsConfig) -> None:
     def color(rgb: np.ndarray) -> np.ndarray:
         return colorize(generator, Picture(rgb, None), training_size(info), device).rgb
 
+    if cfg.old_photographs:
+        before = list(old_photographs().values())
+        pictures = [Picture(rgb, None) for rgb in before]
+        borders = [find_border(rgb) for rgb in before]
+        after = [
+            put_back(picture, border, Picture(color(cut_border(picture, border).rgb), None)).rgb
+            for picture, border in zip(pictures, borders, strict=True)
+        ]
+        run.say(f"toned: {list(map(is_toned, before))}; {borders}")
+        save_comparison_figure(cfg.old_photographs, {"Before": before, "After": after})
+        return
     truth, title = photographs(), generated_title("Default")
     columns = {GRAYSCALE: list(map(to_gray, truth)), title: list(map(color, truth)), GROUND_TRUTH: truth}
     save_comparison_figure(cfg.output_dir / "photographs.png", columns)

@@ -125,7 +125,7 @@ def test_infer_skips_what_a_list_names_in_vain(corpus, tmp_path, capsys) -> None
     lines = ["plain.jpg", "absent.jpg", "x" * 5000, ".", "..", "plain.jpg/inside.jpg", "../../nowhere/a.png"]
     (tmp_path / "list.txt").write_text("\n".join(lines))
     arguments = [str(tmp_path / "list.txt"), str(corpus / "G_any.pt"), "--device", "cpu"]
-    assert infer_lab.main([*arguments, "--output-dir", str(tmp_path / "deep" / "out")]) == 0
+    assert infer_lab.main([*arguments, "--format", "png", "--output-dir", str(tmp_path / "deep" / "out")]) == 0
     assert "skipped 6;" in capsys.readouterr().out
     written = [path for path in tmp_path.rglob("*.png") if path.is_file()]
     assert len(written) == 1 and written[0].is_relative_to(tmp_path / "deep" / "out")

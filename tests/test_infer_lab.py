@@ -58,7 +58,8 @@ def test_main_keeps_the_structure_and_the_kind_of_a_folder(
     photos: Path, generator_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    assert run(photos, generator_path, "--output-dir", output, "--recursive") == 0
+    arguments = (photos, generator_path, "--output-dir", output, "--recursive", "--format", "png")
+    assert run(*arguments) == 0
     names = ["a_jpg.png", "a_png.png", "deep/cmyk.png", "deep/er/b.png", "deep/gray16.png"]
     assert written(output) == names
     message = capsys.readouterr().out
@@ -68,7 +69,7 @@ def test_main_keeps_the_structure_and_the_kind_of_a_folder(
         assert_keeps_lightness(picture, colored)
         assert (picture.alpha is None) == (colored.alpha is None)
     first = {name: (output / name).read_bytes() for name in names}
-    assert run(photos, generator_path, "--output-dir", output, "--recursive") == 0
+    assert run(*arguments) == 0
     assert {name: (output / name).read_bytes() for name in written(output)} == first
 
 
@@ -100,8 +101,9 @@ def test_torchrun_colors_each_image_once_and_as_one_process_does(
     photos: Path, generator_path: Path, tmp_path: Path
 ) -> None:
     (photos / "broken.jpg").write_text("hello")
-    arguments = ("infer_lab.py", photos, generator_path, "--recursive", "--device", "cpu", "--num-workers", "1")
-    assert run(*arguments[1:4], "--output-dir", tmp_path / "1") == 0
+    arguments = ("infer_lab.py", photos, generator_path, "--recursive", "--format", "png")
+    arguments += ("--device", "cpu", "--num-workers", "1")
+    assert run(*arguments[1:6], "--output-dir", tmp_path / "1") == 0
     done = torchrun(2, *arguments, "--output-dir", tmp_path / "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("checkpoint: ") == 1 and done.stderr.count("100%") == 1
@@ -119,11 +121,11 @@ def test_torchrun_colors_each_image_once_and_as_one_process_does(
 def test_torchrun_ends_with_the_reason_where_one_process_fails(
     photos: Path, generator_path: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out" / "a_png.png").mkdir(parents=True)  # the second process cannot write its first image
+    (tmp_path / "out" / "a.png").mkdir(parents=True)  # the second process cannot write its first image
     done = torchrun(2, "infer_lab.py", photos, generator_path, "--output-dir", tmp_path / "out", "--device", "cpu")
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert sum("a_png.png" in line for line in errors) == 1
+    assert sum("a.png" in line for line in errors) == 1
     assert "[rank0]: Traceback" not in done.stderr
 
 
@@ -146,14 +148,15 @@ def test_coloring_imports_nothing_slow(photos: Path, generator_path: Path, tmp_p
 
 def test_main_leaves_other_folders_alone(photos: Path, generator_path: Path, tmp_path: Path) -> None:
     assert run(photos, generator_path, "--output-dir", tmp_path / "out") == 0
-    assert written(tmp_path / "out") == ["a_jpg.png", "a_png.png"]
+    assert written(tmp_path / "out") == ["a.jpg", "a.png"]
 
 
 def test_main_does_not_take_outputs_for_inputs(photos: Path, generator_path: Path) -> None:
     for _ in range(2):
         assert run(photos, generator_path, "--output-dir", photos / "out", "--recursive", "--compare") == 0
-        names = ["a_jpg.png", "a_png.png", "deep/cmyk.png", "deep/er/b.png", "deep/gray16.png"]
-        assert written(photos / "out") == sorted([*names, *(f"compare/{name}" for name in names)])
+        names = ["a.jpg", "a.png", "deep/cmyk.tif", "deep/er/b.png", "deep/gray16.PNG"]
+        panels = ["a_jpg.png", "a_png.png", "deep/cmyk.png", "deep/er/b.png", "deep/gray16.png"]
+        assert written(photos / "out") == sorted([*names, *(f"compare/{name}" for name in panels)])
 
 
 def test_main_writes_panels(photos: Path, generator_path: Path, tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ def test_main_writes_panels(photos: Path, generator_path: Path, tmp_path: Path) 
 def test_main_reads_a_list(photos: Path, generator_path: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("photos/deep/er/b.png\nphotos/a.jpg\nphotos/../photos/a.jpg\n")
     assert run(tmp_path / "list.txt", generator_path, "--output-dir", tmp_path / "out") == 0
-    assert written(tmp_path / "out") == ["a.png", "deep/er/b.png"]
+    assert written(tmp_path / "out") == ["a.jpg", "deep/er/b.png"]
 
 
 def test_main_skips_and_names_bad_images(
@@ -177,11 +180,45 @@ def test_main_skips_and_names_bad_images(
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "text.png").write_text("hello")
     assert run(photos, generator_path, "--output-dir", tmp_path / "out", "--batch-size", "1") == 0
-    assert written(tmp_path / "out") == ["a_jpg.png", "a_png.png"]
+    assert written(tmp_path / "out") == ["a.jpg", "a.png"]
     message = capsys.readouterr().out
     assert f"skipped {photos / 'cut.jpg'}: cut short" in message
     assert f"skipped {photos / 'text.png'}: not an image" in message
     assert "colored 2 images" in message and "skipped 2" in message
+
+
+def test_main_says_what_it_found_and_what_a_format_cannot_hold(
+    generator_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gray, exif = PHOTO[:, :, 1:2] / 255, Image.Exif()
+    toned = np.rint((30, 20, 10) + gray * (210, 200, 180)).astype(np.uint8)
+    exif[0x0110] = "a camera"
+    (tmp_path / "in").mkdir()
+    Image.fromarray(toned).save(tmp_path / "in" / "toned.jpg", exif=exif)
+    write_png(tmp_path / "in" / "color.png", PHOTO16, ALPHA.astype(np.uint16) * 257)
+    framed = cv2.copyMakeBorder(PHOTO, 9, 9, 9, 9, cv2.BORDER_CONSTANT, value=(250, 250, 250))
+    write_png(tmp_path / "in" / "scan.png", framed)
+    arguments = (tmp_path / "in", generator_path, "--compare", "--format", "jpg", "--quality", "80")
+    assert run(*arguments, "--output-dir", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    for name, remark in [
+        ("toned.jpg", "toned, such as sepia, and colored from the lightness alone"),
+        ("scan.png", "with a uniform border, which keeps its own pixels"),
+        ("color.png", "written in 8 bits, as JPG holds no 16"),
+        ("color.png", "laid on white, as JPG holds no transparency"),
+    ]:
+        assert f"1 image {remark}: {tmp_path / 'in' / name}\n" in printed
+    panels = [
+        read_picture(tmp_path / "out" / "compare" / f"{n}.png").rgb.shape[1] for n in ("color", "scan", "toned")
+    ]
+    assert panels == [3 * 151 + 16, 3 * 169 + 16, 2 * 151 + 8]
+    scan = read_picture(tmp_path / "out" / "scan.jpg").rgb.astype(int)
+    assert np.abs(scan[:4] - 250).max() <= 3
+    for flag, camera in (("--metadata", "a camera"), ("--no-metadata", None)):
+        assert run(*arguments, "--from", "gray", flag, "--output-dir", tmp_path / flag) == 0
+        assert Image.open(tmp_path / flag / "toned.jpg").getexif().get(0x0110) == camera
+        assert "toned, such" not in capsys.readouterr().out
+        assert read_picture(tmp_path / flag / "compare" / "color.png").rgb.shape[1] == 2 * 151 + 8
 
 
 def test_main_skips_a_pipe_and_colors_names_of_full_length_and_strips(
@@ -193,7 +230,7 @@ def test_main_skips_a_pipe_and_colors_names_of_full_length_and_strips(
     write_png(folder / "strip.png", np.full((2, 30_000, 3), 90, np.uint8))
     Image.new("RGB", (1_200_000, 1)).save(folder / "wide.bmp")  # more than a PNG can hold
     os.mkfifo(folder / "pipe.png")
-    assert run(folder, generator_path, "--output-dir", tmp_path / "out") == 0
+    assert run(folder, generator_path, "--output-dir", tmp_path / "out", "--format", "png") == 0
     assert written(tmp_path / "out") == ["strip.png", long]
     assert read_picture(tmp_path / "out" / "strip.png").rgb.shape == (2, 30_000, 3)
     printed = capsys.readouterr().out
@@ -271,7 +308,8 @@ def test_main_never_overwrites_an_input(
 
 
 def test_main_colors_a_single_image_beside_itself(photos: Path, generator_path: Path) -> None:
-    assert run(photos / "deep" / "cmyk.tif", generator_path, "--output-dir", photos / "deep") == 0
+    arguments = (photos / "deep" / "cmyk.tif", generator_path, "--output-dir", photos / "deep", "--format", "png")
+    assert run(*arguments) == 0
     assert (photos / "deep" / "cmyk.png").exists()
 
 
@@ -298,13 +336,14 @@ def test_main_takes_the_default_and_then_the_newest_stage(
         Path(stage).write_bytes(generator_path.read_bytes())
         assert run(photos) == 0
         assert str(Path(stage)) in capsys.readouterr().out
-    assert written(tmp_path / "outputs") == ["a_jpg.png", "a_png.png"]
+    assert written(tmp_path / "outputs") == ["a.jpg", "a.png"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--batch-size", "0"], "--batch-size 0"),
+        (["--quality", "101"], "--quality 101: must be between 1 and 100"),
         (["--output-dir", "file"], "file: not a folder"),
         (["nowhere.pt"], "nowhere.pt"),
     ],

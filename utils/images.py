@@ -21,15 +21,17 @@ MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 # What the extensions stand for, and harmless kinds that are often called so; Pillow would run Ghostscript for others.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
-_SETTINGS = {suffix: [cv2.IMWRITE_JPEG_QUALITY, 95] for suffix in (".jpg", ".jpeg")}
-_SETTINGS[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, 95]
+QUALITY = 95  # of JPEG and WebP
+_QUALITIES = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
-_SETTINGS[".png"] = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-_SETTINGS[".png"] += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
+HOLD_16_BIT = frozenset({".png", ".tif", ".tiff"})
+HOLD_NO_ALPHA = frozenset({".jpg", ".jpeg", ".bmp"})
 
 
 class ImageError(ValueError):
@@ -82,7 +84,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as file:
             if file.width * file.height > max_pixels:
                 raise ImageError(f"{file.width}x{file.height}: more than {max_pixels} pixels")
             pixels = _decode(file, data, at_least)
@@ -178,7 +180,7 @@ def pixel_count(path: Path) -> int:
     try:
         if not path.is_file():  # a pipe would be waited for
             return 0
-        with Image.open(path, formats=_FORMATS) as file:
+        with Image.open(path, formats=IMAGE_FORMATS) as file:
             return file.width * file.height
     except Exception:  # as in read_picture, which will say what is wrong
         return 0
@@ -229,25 +231,26 @@ def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def encode_image(suffix: str, picture: Picture) -> bytes:
+def encode_image(suffix: str, picture: Picture, quality: int = QUALITY) -> bytes:
     """Encode a picture as a file of this suffix, one of IMAGE_EXTENSIONS.
 
-    JPEG and WebP are of quality 95; JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit, becomes 8
-    bit in the others.
+    JPEG and WebP are of `quality`, 1 to 100; JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit,
+    becomes 8 bit in the others.
 
     Raises:
         ImageError: the format cannot hold so large a picture.
     """
     rgb, alpha = picture.rgb, picture.alpha
     suffix = suffix.lower()
-    if rgb.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
+    if rgb.dtype == np.uint16 and suffix not in HOLD_16_BIT:
         rgb = np.round(rgb / 257.0).astype(np.uint8)
         alpha = None if alpha is None else np.round(alpha / 257.0).astype(np.uint8)
     bgr: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
+    if alpha is not None and suffix not in HOLD_NO_ALPHA:
         bgr = np.dstack([bgr, alpha])
+    settings = [_QUALITIES[suffix], quality] if suffix in _QUALITIES else _PNG if suffix == ".png" else []
     try:
-        whole, encoded = cv2.imencode(suffix, bgr, _SETTINGS.get(suffix, []))
+        whole, encoded = cv2.imencode(suffix, bgr, settings)
     except cv2.error:
         whole = False
     if not whole:

@@ -152,13 +152,13 @@ def grayscale(picture: Picture) -> Picture:
     return Picture(gray.repeat(3, axis=2), picture.alpha)
 
 
-def comparison(picture: Picture, colored: Picture) -> np.ndarray:
-    """Put input (its L as gray) | output | truth (where the input has color) in a row, (H, W, 3) uint8, no alpha."""
+def comparison(picture: Picture, colored: Picture, true_color: bool = True) -> np.ndarray:
+    """Put input (its L as gray) | output | truth (where the input has `true_color`) in a row, (H, W, 3) uint8."""
     height, width = picture.rgb.shape[:2]
     scale = min(1.0, PANEL_SIDE / max(height, width))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
     gray = grayscale(Picture(truth, None)).rgb
     gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
-    row = np.hstack([gray, gap, output, *([gap, truth] if picture.has_color else [])])
+    row = np.hstack([gray, gap, output, *([gap, truth] if true_color and picture.has_color else [])])
     return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)

@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import InferConfig
+from utils.coloring.borders import Border, cut_border, find_border, put_back
 from utils.coloring.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
-from utils.coloring.hints import Hints, hint_planes
+from utils.coloring.hints import Hints, crop_hints, hint_planes
+from utils.coloring.metadata import Metadata, encode_with_exif, read_metadata, to_srgb
+from utils.coloring.outputs import fit_container, name_outputs
+from utils.coloring.toning import is_toned
+from utils.files import write_bytes
 from utils.images import ImageError, Picture, pixel_count, read_picture, write_png
 from utils.run import UserError, amp_dtype, is_main, say
 
 COMPARE = "compare"  # folder of the panels, in the output folder
 WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
-# The file, its pixels, and the L and the hints that the network sees
-Loaded = tuple[Path, Picture, Tensor, Tensor | None]
+TONED = "toned, such as sepia, and colored from the lightness alone"
+BORDERED = "with a uniform border, which keeps its own pixels"
+UNCONVERTED = "of 16 bits, their color profile ignored"
+
+
+class Loaded(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        path: of the file.
+        picture: its pixels in sRGB.
+        plane: the L that the network sees: that of the picture inside its border.
+        hints: those that the network sees, (3, h, w), or None.
+        border: of the picture.
+        metadata: of the file.
+        true_color: whether the color of the picture, if it has any, is that of what it shows.
+    """
+
+    path: Path
+    picture: Picture
+    plane: Tensor
+    hints: Tensor | None
+    border: Border
+    metadata: Metadata
+    true_color: bool
 
 
 def _windows(images: Iterable[Path], most_images: int) -> Iterator[list[Path]]:
@@ -46,7 +76,7 @@ def color_images(
     device: torch.device,
     cfg: InferConfig,
     hints: Mapping[Path, Hints],
-) -> dict[Path, ImageError]:
+) -> tuple[dict[Path, ImageError], dict[str, list[Path]]]:
     """Color images and write them; reading, the network and writing overlap.
 
     Args:
@@ -59,11 +89,13 @@ def color_images(
         hints: of those images that have some.
 
     Returns:
-        What could not be read or written, and why.
+        What could not be read or written, and why; and remarks, each with the images that it is true of.
     """
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
     broken: dict[Path, ImageError] = {}
+    remarks: defaultdict[str, list[Path]] = defaultdict(list)
+    panels = dict(zip(outputs, name_outputs(list(outputs.values())), strict=True))
     # On a CPU the network runs in the workers, each on its share of the cores and of the batch: teams of threads,
     # which wait for each other after every operation, would wait for the reading and writing as well.
     on_cpu = device.type == "cpu"
@@ -71,6 +103,10 @@ def color_images(
     threads = max(1, torch.get_num_threads() // workers)
     batch_size = max(1, cfg.batch_size // workers) if on_cpu else cfg.batch_size
     lock = threading.Lock()
+
+    def remark(text: str, path: Path) -> None:
+        with lock:
+            remarks[text].append(path)
 
     def read(path: Path) -> Loaded | None:
         try:
@@ -81,13 +117,29 @@ def color_images(
         except ImageError as error:
             broken[path] = error
             return None
-        plane = prepare(picture, img_size)
-        return path, picture, plane, hint_planes(hints[path].hints, (height, width), plane) if path in hints else None
+        metadata = read_metadata(path)
+        converted = to_srgb(picture, metadata.profile)
+        if converted is None:
+            remark(UNCONVERTED, path)
+        picture = converted or picture
+        border = find_border(picture.rgb)
+        if border:
+            remark(BORDERED, path)
+        true_color = cfg.source_tone == "auto"
+        inner = cut_border(picture, border)
+        if true_color and picture.has_color and is_toned(inner.rgb):
+            remark(TONED, path)
+            true_color = False
+        plane, asked = prepare(inner, img_size), None
+        if path in hints:
+            size = inner.rgb.shape[:2]
+            asked = hint_planes(crop_hints(hints[path].hints, border.top, border.left, *size), size, plane)
+        return Loaded(path, picture, plane, asked, border, metadata, true_color)
 
     def predict(batch: Sequence[Loaded]) -> list[Tensor]:
         nonlocal batch_size
         try:
-            _, _, planes, asked = zip(*batch, strict=True)
+            planes, asked = [loaded.plane for loaded in batch], [loaded.hints for loaded in batch]
             return predict_ab(generator, planes, device, dtype, asked)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
@@ -100,16 +152,23 @@ def color_images(
         return predict(batch[:half]) + predict(batch[half:])
 
     def write(loaded: Loaded, ab: Tensor) -> None:
-        path, picture, *_ = loaded
-        colored = merge(picture, cfg.saturation * ab)
+        path, picture, border = loaded.path, loaded.picture, loaded.border
+        colored = put_back(picture, border, merge(cut_border(picture, border), cfg.saturation * ab))
+        suffix = outputs[path].suffix
+        written, changes = fit_container(colored, suffix)
+        exif = loaded.metadata.exif if cfg.metadata else b""
         try:
-            write_png(cfg.output_dir / outputs[path], colored.rgb, colored.alpha)
+            write_bytes(cfg.output_dir / outputs[path], encode_with_exif(suffix, written, cfg.quality, exif))
         except ImageError as error:
             broken[path] = error
-        if cfg.compare and path not in broken:
-            write_png(cfg.output_dir / COMPARE / outputs[path], comparison(picture, colored))
-        with lock:
-            progress.update()
+            return
+        finally:
+            with lock:
+                progress.update()
+        for change in changes:
+            remark(change, path)
+        if cfg.compare:
+            write_png(cfg.output_dir / COMPARE / panels[path], comparison(picture, colored, loaded.true_color))
 
     def predict_and_write(batch: Sequence[Loaded]) -> None:
         for loaded, ab in zip(batch, predict(batch), strict=True):
@@ -128,7 +187,7 @@ def color_images(
                 with lock:
                     progress.update(len(found) - len(loaded))
                 earlier, writing = writing, []
-                for indices in batch_by_shape([plane for _, _, plane, _ in loaded], batch_size):
+                for indices in batch_by_shape([image.plane for image in loaded], batch_size):
                     batch = [loaded[i] for i in indices]
                     if on_cpu:
                         writing.append(pool.submit(predict_and_write, batch))
@@ -140,4 +199,4 @@ def color_images(
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return broken
+    return broken, remarks

@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -173,6 +173,12 @@ def find_hints(source: Path, outputs: Mapping[Path, Path], recursive: bool) -> d
         raise UserError(f"--hints {source}: contains no .json files")
     read = {stem: read_hints(path) for stem, path in files.items()}
     return {image: read[stem] for image, stem in images.items() if stem in read}
+
+
+def crop_hints(hints: Sequence[Hint], top: int, left: int, height: int, width: int) -> list[Hint]:
+    """Give the hints in a part of a photograph, their places counted from its corner."""
+    moved = [replace(hint, x=hint.x - left, y=hint.y - top) for hint in hints]
+    return [hint for hint in moved if 0 <= hint.x < width and 0 <= hint.y < height]
 
 
 def hint_planes(hints: Sequence[Hint], size: tuple[int, int], plane: Tensor) -> Tensor:

@@ -7,21 +7,33 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from utils.files import IMAGE_EXTENSIONS, common_root, list_images
+from utils.images import HOLD_16_BIT, HOLD_NO_ALPHA, Picture
 from utils.run import UserError
 
 MEND = "name another --output-dir"
+BITS = "written in 8 bits, as {} holds no 16"
+FLAT = "laid on white, as {} holds no transparency"
 
 
-def name_outputs(images: Sequence[Path]) -> list[Path]:
+def name_outputs(images: Sequence[Path], suffix: str | None = ".png") -> list[Path]:
     """Name the outputs of a listing: a.jpg gives a.png, but a_jpg.png where that name would be taken twice.
 
     The names follow from the listing alone, so that every run gives the same. Names that differ in letter case alone
     count as equal, as they do on macOS and Windows.
+
+    Args:
+        images: the listing.
+        suffix: of the outputs; None lets each keep its name.
     """
+    if suffix is None:
+        return list(images)
     long: set[Path] = set()
     while True:
-        names = [p.with_name(f"{p.stem}_{p.suffix[1:]}.png" if p in long else f"{p.stem}.png") for p in images]
+        stems = [f"{p.stem}_{p.suffix[1:]}" if p in long else p.stem for p in images]
+        names = [p.with_name(f"{stem}{suffix}") for p, stem in zip(images, stems, strict=True)]
         count = Counter(str(name).casefold() for name in names)
         clashing = {p for p, name in zip(images, names, strict=True) if count[str(name).casefold()] > 1}
         if clashing <= long:
@@ -29,14 +41,17 @@ def name_outputs(images: Sequence[Path]) -> list[Path]:
         long |= clashing
 
 
-def plan(source: Path, output_dir: Path, recursive: bool, panels: str | None) -> dict[Path, Path]:
+def plan(
+    source: Path, output_dir: Path, recursive: bool, panels: str | None, suffix: str | None = ".png"
+) -> dict[Path, Path]:
     """Map each image of the input to its output, relative to the output folder.
 
     Args:
         source: image, folder, or text file with one path a line.
         output_dir: where the outputs will go.
         recursive: walk the folders below the source as well.
-        panels: folder in `output_dir` for a second output of each image, or None.
+        panels: folder in `output_dir` for a PNG panel of each image, or None.
+        suffix: of the outputs; None lets each keep the name of its input.
 
     Raises:
         UserError: there is no image, or an output would overwrite an input.
@@ -56,15 +71,43 @@ def plan(source: Path, output_dir: Path, recursive: bool, panels: str | None) ->
         single = source.is_file() and source.suffix.lower() in IMAGE_EXTENSIONS
         images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in [source] * single or list_images(source)))
     root = common_root(source, images)
-    names = name_outputs([path.relative_to(root) for path in images])
+    names = name_outputs([path.relative_to(root) for path in images], suffix)
     inputs = {identity: path for path in images if (identity := _identity(path))}
-    for target in [folder, *([folder / panels] if panels else [])]:
-        for name in names:
-            if (identity := _identity(target / name)) in inputs:
-                raise UserError(f"{inputs[identity]}: would be overwritten; {MEND}")
+    written = [folder / name for name in names]
+    written += [folder / panels / name for name in name_outputs(names)] if panels else []
+    for path in written:
+        if (identity := _identity(path)) in inputs:
+            raise UserError(f"{inputs[identity]}: would be overwritten; {MEND}")
     if panels and any(name.parts[0].casefold() == panels for name in names):
         raise UserError(f"{root / panels}: its outputs would mix with the panels; rename it or leave --compare out")
     return dict(zip(images, names, strict=True))
+
+
+def fit_container(picture: Picture, suffix: str) -> tuple[Picture, list[str]]:
+    """Make a picture one that a kind of file can hold.
+
+    Transparent pixels are laid on white, as viewers show them: what lies below was never seen.
+
+    Args:
+        picture: of 8 or 16 bit, with alpha or without.
+        suffix: of the file.
+
+    Returns:
+        The picture, and what had to be done to it.
+    """
+    rgb, alpha, remarks = picture.rgb, picture.alpha, []
+    suffix = suffix.lower()
+    kind = suffix[1:].upper()
+    if rgb.dtype == np.uint16 and suffix not in HOLD_16_BIT:
+        remarks.append(BITS.format(kind))
+    if alpha is not None and suffix in HOLD_NO_ALPHA:
+        levels = np.iinfo(rgb.dtype).max
+        if (alpha < levels).any():
+            remarks.append(FLAT.format(kind))
+            share = alpha[:, :, None] / np.float32(levels)
+            rgb = np.rint(levels + share * (rgb.astype(np.float32) - levels)).astype(rgb.dtype)
+        alpha = None
+    return Picture(rgb, alpha), remarks
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

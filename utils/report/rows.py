@@ -94,7 +94,7 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
         index.setdefault(key.removesuffix(path.suffix), path)
     root = os.path.abspath(common_root(images_dir, images))
     keys = [Path(os.path.abspath(image)).relative_to(root).as_posix() for image in images]
-    outputs = [output.as_posix() for output in name_outputs([Path(key) for key in keys])]
+    outputs = [output.with_suffix("").as_posix() for output in name_outputs([Path(key) for key in keys])]
     stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
     uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp
     files = {}
