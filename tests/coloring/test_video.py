@@ -72,7 +72,6 @@ def test_color_frames_lessens_the_flicker_around_a_moving_subject() -> None:
     alone, smooth = (
         list(color_frames(subject(10), generator, training_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
     )
-    print(flicker(smooth), flicker(alone))
     assert flicker(smooth) <= flicker(alone) / 2
 
 
@@ -84,8 +83,7 @@ def test_color_frames_carries_no_color_over_a_cut(contrast: float, brightness: f
         list(color_frames(clip, generator, training_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
     )
     np.testing.assert_array_equal(smooth[3], alone[3])
-    print(flicker(smooth[:3]) + flicker(smooth[3:]), flicker(alone[:3]) + flicker(alone[3:]))
-    assert flicker(smooth[:3]) + flicker(smooth[3:]) < flicker(alone[:3]) + flicker(alone[3:])
+    assert flicker(smooth[:3]) + flicker(smooth[3:]) <= (flicker(alone[:3]) + flicker(alone[3:])) / 2
 
 
 def test_color_frames_does_not_depend_on_the_batches() -> None:

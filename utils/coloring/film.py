@@ -21,7 +21,8 @@ from utils.run import UserError
 
 # FFmpeg's numbers (libavutil/pixfmt.h, libswscale/swscale.h); not all versions of PyAV name them.
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
-_BT709, _SMPTE170M = 1, 6
+_BT709, _SMPTE170M, _BT2020 = 1, 6, 9
+_UNNAMED = (0, 2)  # reserved, unspecified
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # those of YUV that swscale knows, and how it numbers them
 _ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # bicubic, chroma of each pixel on both sides, exact rounding
 HD_HEIGHT = 720  # from it on, players take the matrix of untagged films for BT.709, below it for BT.601
@@ -37,7 +38,8 @@ class Look:
         width, height: as stored, in pixels.
         matrix: of YUV; where the input names none that can be converted, the one that players take.
         color_range: 1 where black is 16 and white 235, 2 where they are 0 and 255.
-        primaries, transfer: as the input says.
+        primaries, transfer: as the input says. Where it does not, those of BT.709 (BT.2020) if the range is full:
+            Chromium heeds the range only of films whose tags are complete.
         swapped: whether rows are shown as columns; the next three describe the film after that.
         mirrored, upended: whether left and right, top and bottom change places.
         aspect: width of a pixel over its height.
@@ -62,13 +64,18 @@ class Look:
             matrix = _BT709 if frame.height >= HD_HEIGHT else _SMPTE170M
         is_yuv = len(frame.format.components) >= 3 and not frame.format.is_rgb
         color_range = _FULL_RANGE if is_yuv and frame.color_range == _FULL_RANGE else _LIMITED_RANGE
+        primaries, transfer = frame.color_primaries, frame.color_trc
+        if color_range == _FULL_RANGE:
+            usual = (9, 14) if matrix == _BT2020 else (1, 1)
+            primaries = usual[0] if primaries in _UNNAMED else primaries
+            transfer = usual[1] if transfer in _UNNAMED else transfer
         a, b, c, d = 1, 0, 0, 1  # x' = a x + c y, y' = b x + d y (libavutil/display.h)
         for data in frame.side_data:
             if data.type == SideData.DISPLAYMATRIX:
                 a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
         swapped = abs(b) + abs(c) > abs(a) + abs(d)
         mirrored, upended = (c < 0, b < 0) if swapped else (a < 0, d < 0)
-        tags = matrix, color_range, frame.color_primaries, frame.color_trc
+        tags = matrix, color_range, primaries, transfer
         return Look(frame.width, frame.height, *tags, swapped, mirrored, upended, 1 / aspect if swapped else aspect)
 
     @property

@@ -94,9 +94,9 @@ def move(plane: np.ndarray, motion: np.ndarray) -> np.ndarray:
 def returning(there: np.ndarray, back: np.ndarray) -> float:
     """Give the share of the pixels that motion to the earlier frame and back leaves where they are.
 
-    It is most of them within a scene and hardly any across a cut, even if both scenes are dark or pale all over, where
-    L alone finds them alike. The criterion is that of Sundaram, Brox and Keutzer 2010 (dense point trajectories by
-    large displacement optical flow).
+    It is most of them within a scene and hardly any across a cut, even if both scenes are dark or pale all over,
+    where L alone finds them alike. The criterion is that of Sundaram, Brox and Keutzer 2010 (dense point trajectories
+    by large displacement optical flow).
     """
     back = move(back, there)
     length = (there**2 + back**2).sum(axis=2)
