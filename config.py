@@ -248,6 +248,8 @@ class InferConfig:
     folder with <stem>.json for those that have some."""
     recursive: bool = False
     """Walk the folders below the input as well."""
+    crf: int = 18
+    """Quality of a video, as x264 counts it: from 1, the best and largest, to 51."""
     compare: bool = False
     """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
     amp: bool = True

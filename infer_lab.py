@@ -29,7 +29,20 @@ from utils.coloring.folders import COMPARE, color_images
 from utils.coloring.hints import find_hints, takes_hints
 from utils.coloring.outputs import MEND, plan
 from utils.coloring.video import VIDEO_EXTENSIONS, color_video
-from utils.run import UserError, amp_dtype, gather, hold, is_main, rank, run_script, say, set_up_device, world_size
+from utils.run import (
+    Interrupted,
+    UserError,
+    amp_dtype,
+    command,
+    gather,
+    hold,
+    is_main,
+    rank,
+    run_script,
+    say,
+    set_up_device,
+    world_size,
+)
 from utils.training.checkpoints import find_checkpoints, training_size
 
 MOST_NAMES = 3  # named in a remark
@@ -58,17 +71,21 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     for flag, given in {**flags, "--hints": cfg.hints}.items():
         if given:
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
+    if not 1 <= cfg.crf <= 51:
+        raise UserError(f"--crf {cfg.crf}: must be from 1 to 51")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
     if output.exists() and output.samefile(cfg.input):
         raise UserError(f"{cfg.input}: would be overwritten; {MEND}")
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
-    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels, cfg.saturation
+    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels, cfg.saturation, cfg.crf
     try:
         frames, remark = color_video(cfg.input, output, generator, img_size, device, dtype, *limits)
     except torch.OutOfMemoryError:
         raise UserError(f"{device}: out of memory; give a smaller --batch-size or --img-size") from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted, {output} is not written; {command()} begins again") from None
     say(f"colored {frames} frames in {time.perf_counter() - started:.1f} s, {remark}; they are in {output}")
 
 

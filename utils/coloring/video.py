@@ -8,10 +8,6 @@ prediction counts. Every frame keeps its own lightness, up to the loss of the co
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -24,15 +20,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.coloring.colorize import merge, predict_ab, prepare
+from utils.coloring.film import Film
+from utils.coloring.mp4 import Mp4
+from utils.files import open_atomically
 from utils.images import MAX_PIXELS, Picture
 from utils.lab import denormalize_l
-from utils.run import UserError
+from utils.run import say
 
-VIDEO_EXTENSIONS = frozenset({".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v"})
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts"}
+)
+VIDEO_EXTENSIONS |= {".mts", ".vob", ".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"}
+CRF = 18  # x264's quality at which few people see a difference
 MEMORY = 0.9  # share of the frame before in a place that looks the same
 SAME_L = 6.0  # L: by a difference of this much the share has fallen to a third
-TOLERANCE = 0.05  # the number of frames that a file names may be an estimate
-CUT = 0.35  # a frame whose mean share of MEMORY is below this begins a new scene
+CUT = 0.35  # a frame in which a smaller part of the pixels can be followed from the one before begins a new scene
 
 
 class ChromaSmoother:
@@ -60,29 +62,45 @@ class ChromaSmoother:
         """
         now, new = denormalize_l(l)[0].numpy(), ab.permute(1, 2, 0).numpy()
         if self.l is not None and self.l.shape == now.shape:
-            moved_l, moved_ab = follow(self.flow, self.l, now, self.l, self.ab)
-            share = self.memory * np.exp(-(((moved_l - now) / SAME_L) ** 2))
-            if share.mean() >= CUT * self.memory:
+            there, back = find_motion(self.flow, self.l, now), find_motion(self.flow, now, self.l)
+            if returning(there, back) >= CUT:
+                moved_l, moved_ab = (move(plane, there) for plane in (self.l, self.ab))
+                share = self.memory * np.exp(-(((moved_l - now) / SAME_L) ** 2))
                 new = new + share[:, :, None] * (moved_ab - new)
         self.l, self.ab = now, new
         return torch.from_numpy(np.ascontiguousarray(new.transpose(2, 0, 1)))
 
 
-def follow(flow: cv2.DISOpticalFlow, earlier_l: np.ndarray, l: np.ndarray, *planes: np.ndarray) -> list[np.ndarray]:
-    """Move planes of an earlier frame to where its pixels are in this one.
+def find_motion(flow: cv2.DISOpticalFlow, earlier_l: np.ndarray, l: np.ndarray) -> np.ndarray:
+    """Find how far from each pixel of a frame the same thing was in an earlier one, (h, w, 2), x and y, in pixels.
 
     Args:
         flow: the estimator.
         earlier_l: (h, w), in [0, 100].
         l: the same of this frame.
-        planes: (h, w) or (h, w, C), float32, of the earlier frame.
     """
     now, before = (np.clip(plane * 2.55, 0, 255).astype(np.uint8) for plane in (l, earlier_l))
-    # (h, w, 2): from each pixel to where it was. OpenCV's stubs do not know that None means no initial flow.
-    there = flow.calc(now, before, None)  # type: ignore[call-overload]
-    x, y = np.meshgrid(np.arange(l.shape[1], dtype=np.float32), np.arange(l.shape[0], dtype=np.float32))
-    x, y = x + there[:, :, 0], y + there[:, :, 1]
-    return [cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for plane in planes]
+    return flow.calc(now, before, None)  # type: ignore[call-overload]  # OpenCV's stubs: None means no initial flow
+
+
+def move(plane: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Move a plane of an earlier frame, (h, w) or (h, w, C), float32, to where its pixels are in this one."""
+    height, width = motion.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = x + motion[:, :, 0], y + motion[:, :, 1]
+    return cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def returning(there: np.ndarray, back: np.ndarray) -> float:
+    """Give the share of the pixels that motion to the earlier frame and back leaves where they are.
+
+    It is most of them within a scene and hardly any across a cut, even if both scenes are dark or pale all over,
+    where L alone finds them alike. The criterion is that of Sundaram, Brox and Keutzer 2010 (dense point trajectories
+    by large displacement optical flow).
+    """
+    back = move(back, there)
+    length = (there**2 + back**2).sum(axis=2)
+    return float((((there + back) ** 2).sum(axis=2) < 0.01 * length + 0.5).mean())
 
 
 def color_frames(
@@ -129,89 +147,51 @@ def color_video(
     num_workers: int = 2,
     max_pixels: int = MAX_PIXELS,
     saturation: float = 1.0,
+    crf: int = CRF,
 ) -> tuple[int, str]:
     """Color a video file into an MP4 file, whole or not at all.
 
     Args:
-        path: what OpenCV reads.
+        path: what FFmpeg reads.
         output: .mp4 file; its folder is made.
         generator, img_size, device, dtype, batch_size, num_workers, saturation: see `color_frames`.
         max_pixels: larger frames are refused.
+        crf: quality as x264 counts it, from 1, the best, to 51.
 
     Returns:
-        The number of frames, and a remark about them and about the sound.
+        The number of frames, and a remark about them and about the other streams.
 
     Raises:
         UserError: the video cannot be read, or not be written.
     """
-    try:
-        f"{path}{output}".encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{path}: OpenCV opens no name that is not UTF-8; rename it") from None
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # errors are raised instead
-    cv2.utils.logging.setLogLevel(0)
-    video = cv2.VideoCapture(str(path))
-    rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    silent, sounding = (output.with_name(f"{output.stem}.{kind}.tmp.mp4") for kind in ("silent", "sounding"))
-    written, writer = 0, None
-    try:
-        with contextlib.closing(tqdm(total=max(count, 0) or None, unit="frame")) as progress:
+    with Film(path, max_pixels, num_workers) as film:
+        if output.with_name(f"{output.name}.tmp").exists():
+            say(f"{output}: begins again, as an earlier run was ended before it was done")
+        with open_atomically(output) as file, tqdm(total=film.count, unit="frame") as progress:
             settings = img_size, device, dtype, batch_size, num_workers
-            frames = _read(video, path, max_pixels)
-            for frame in color_frames(frames, generator, *settings, saturation=saturation):
-                if writer is None:
-                    output.parent.mkdir(parents=True, exist_ok=True)
-                    size = frame.shape[1], frame.shape[0]
-                    writer = cv2.VideoWriter(str(silent), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-                    if not writer.isOpened():
-                        raise UserError(f"{silent}: cannot be written; name another --output-dir")
-                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-                written += 1
-                progress.update()
-        if writer is None:
-            raise UserError(f"{path}: no video, or of a kind that OpenCV cannot read")
-        writer.release()  # reports no error on a full disk
-        if cv2.VideoCapture(str(silent)).get(cv2.CAP_PROP_FRAME_COUNT) != written:
-            raise UserError(f"{silent}: cannot be written; free some space and run it again")
-        sound = _carry_sound(path, silent, sounding)
-        result = sounding if sounding.exists() else silent
-        with open(result, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(result, output)
-    finally:
-        video.release()
-        if writer:
-            writer.release()
-        for temporary in (silent, sounding):
-            temporary.unlink(missing_ok=True)
-    few = written < (1 - TOLERANCE) * count
-    return written, f"{count - written} more frames cannot be read, {sound}" if few else sound
+            mp4 = Mp4(Path(file.name), film, crf, num_workers)
+            try:
+                for frame in color_frames(film, generator, *settings, saturation=saturation):
+                    mp4.write(frame, film.moments.popleft())
+                    while film.packets:
+                        mp4.copy(film.packets.popleft())
+                    progress.update()
+                while film.packets:
+                    mp4.copy(film.packets.popleft())
+                mp4.finish()
+            finally:
+                mp4.abandon()
+        return mp4.frames, _remark(film, mp4)
 
 
-def _read(video: cv2.VideoCapture, path: Path, max_pixels: int) -> Iterator[np.ndarray]:
-    """Read frames as RGB; an odd side, which the codec cannot hold, grows by a pixel."""
-    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if width * height > max_pixels:
-        raise UserError(f"{path}: {width}x{height}: more than {max_pixels} pixels; --max-pixels raises the limit")
-    while True:
-        there, frame = video.read()
-        if not there:
-            return
-        odd = [side % 2 for side in frame.shape[:2]]
-        frame = cv2.copyMakeBorder(frame, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE) if any(odd) else frame
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _carry_sound(path: Path, silent: Path, sounding: Path) -> str:
-    """Join the colored frames with the sound of the original, if ffmpeg is there; say what came of it."""
-    sounding.unlink(missing_ok=True)  # of a run that was killed
-    if shutil.which("ffmpeg") is None:
-        return "without sound: ffmpeg is not installed"
-    inputs = ["-i", f"file:{silent}", "-i", f"file:{path}"]
-    streams = ["-map", "0:v", "-map", "1:a?", "-c:v", "copy", "-c:a", "aac"]
-    command = ["ffmpeg", "-v", "error", "-y", *inputs, *streams, f"file:{sounding}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        sounding.unlink(missing_ok=True)
-        return f"without sound: {' '.join(done.stderr.split())[:200]}"
-    return "with its sound, if it has any"
+def _remark(film: Film, mp4: Mp4) -> str:
+    """Say in one line what became of the film besides its frames."""
+    remarks = [f"{film.missing} more frames cannot be read"] if film.missing else []
+    copied = {stream.type for stream in film.copied}
+    kinds = [name for kind, name in {"audio": "sound", "subtitle": "subtitles"}.items() if kind in copied]
+    remarks.append(f"with its {' and '.join(kinds)}" if kinds else "without sound")
+    if mp4.broken:
+        remarks.append(f"{mp4.broken} damaged packets left out")
+    if film.left_out:
+        remarks.append(f"left out, as MP4 does not hold it: {film.left_out}")
+    return ", ".join(remarks)

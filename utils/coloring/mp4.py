@@ -1,0 +1,97 @@
+"""Writing MP4 files that every browser plays, by PyAV: H.264 with the color tags of the input, its index first."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from utils.coloring.film import Film, Moment
+
+
+@contextlib.contextmanager
+def _without_name() -> Iterator[None]:
+    """Leave the name of the temporary file out of an error: `open_atomically` says which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror) from error
+
+
+class Mp4:
+    """An MP4 file to write: H.264, and the streams that are copied from the film; its index comes first.
+
+    Args:
+        path: of the file; its folder exists.
+        film: that it is made of.
+        crf: quality as x264 counts it, from 1, the best, to 51.
+        threads: for encoding.
+
+    Raises:
+        OSError: the file cannot be written; so do the methods.
+    """
+
+    @_without_name()
+    def __init__(self, path: Path, film: Film, crf: int, threads: int):
+        self._film, self.frames, self.broken = film, 0, 0
+        self._container = av.open(f"file:{path}", "w", "mp4", container_options={"movflags": "+faststart"})
+        video = self._container.add_stream(
+            "libx264",
+            film.rate,
+            options={"crf": str(crf)},
+            time_base=film.time_base,
+            width=film.look.shape[1],
+            height=film.look.shape[0],
+            pix_fmt="yuv420p",
+        )
+        context, look = video.codec_context, film.look
+        context.colorspace, context.color_range = look.matrix, look.color_range
+        context.color_primaries, context.color_trc = look.primaries, look.transfer
+        context.sample_aspect_ratio, context.thread_count = look.aspect, threads
+        self._video = video
+        self._copies = {stream.index: self._container.add_stream_from_template(stream) for stream in film.copied}
+        for stream in film.copied:
+            copy = self._copies[stream.index]
+            copy.disposition = stream.disposition
+            if stream.language:
+                copy.metadata["language"] = stream.language
+        self._last = dict.fromkeys(self._copies, -(2**62))
+        self._container.start_encoding()
+
+    @_without_name()
+    def write(self, rgb: np.ndarray, moment: Moment) -> None:
+        """Add a frame, as `Film` gives it."""
+        frame = self._film.look.to_yuv(rgb)
+        frame.pts, frame.time_base, frame.duration = moment.start, self._film.time_base, moment.duration
+        self._container.mux(self._video.encode(frame))
+        self.frames += 1
+
+    @_without_name()
+    def copy(self, packet: av.Packet) -> None:
+        """Add a packet of a copied stream; one that MP4 refuses is counted in `broken`."""
+        index, shift = packet.stream.index, round(self._film.start / packet.time_base)
+        dts = packet.pts if packet.dts is None else packet.dts
+        if dts is None:
+            self.broken += 1
+            return
+        packet.dts = self._last[index] = max(dts - shift, self._last[index] + 1)
+        packet.pts = packet.dts if packet.pts is None else max(packet.pts - shift, packet.dts)
+        packet.stream = self._copies[index]
+        try:
+            self._container.mux(packet)
+        except ValueError:
+            self.broken += 1
+
+    @_without_name()
+    def finish(self) -> None:
+        """Write what the encoder still holds, and the index."""
+        self._container.mux(self._video.encode(None))
+        self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file, whatever is in it."""
+        with contextlib.suppress(av.FFmpegError):
+            self._container.close()
