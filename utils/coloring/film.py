@@ -70,7 +70,8 @@ class Look:
             primaries = usual[0] if primaries in _UNNAMED else primaries
             transfer = usual[1] if transfer in _UNNAMED else transfer
         a, b, c, d = 1, 0, 0, 1  # x' = a x + c y, y' = b x + d y (libavutil/display.h)
-        for data in frame.side_data:
+        for number in range(len(frame.side_data)):
+            data = frame.side_data[number]
             if data.type == SideData.DISPLAYMATRIX:
                 a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
         swapped = abs(b) + abs(c) > abs(a) + abs(d)
