@@ -70,9 +70,10 @@ class Look:
             primaries = usual[0] if primaries in _UNNAMED else primaries
             transfer = usual[1] if transfer in _UNNAMED else transfer
         a, b, c, d = 1, 0, 0, 1  # x' = a x + c y, y' = b x + d y (libavutil/display.h)
-        for data in frame.side_data:
-            if data.type == SideData.DISPLAYMATRIX:
-                a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+        # PyAV's types know one key of side data alone
+        display = frame.side_data.get(SideData.DISPLAYMATRIX)  # type: ignore[call-overload]
+        if display is not None:
+            a, b, _, c, d = np.frombuffer(bytes(display), np.int32)[:5].tolist()
         swapped = abs(b) + abs(c) > abs(a) + abs(d)
         mirrored, upended = (c < 0, b < 0) if swapped else (a < 0, d < 0)
         tags = matrix, color_range, primaries, transfer
