@@ -33,12 +33,12 @@ _XYZ_FROM_RGB = torch.tensor(
 )
 _WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)  # D65, 2 degrees
 _WHITE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
+_Y_FROM_RGB = _WHITE_XYZ_FROM_RGB[1:2].numpy()
 _RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
-# For XYZ relative to the sum of each row instead: D65's rounded white would tint gray, by up to 2 levels of 16 bit
-_RGB_FROM_GRAY_XYZ = torch.linalg.inv(_XYZ_FROM_RGB / _XYZ_FROM_RGB.sum(dim=1, keepdim=True))
 _LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
 _LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
+_SURELY_LOW, _SURELY_HIGH = _LINEAR_LOW / 2, (1 + _LINEAR_HIGH) / 2  # between these whatever float32 has rounded
 
 
 def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -92,18 +92,6 @@ def _linear_levels(dtype: np.dtype) -> np.ndarray:
     return _linear_from_srgb(torch.arange(highest + 1) / highest).numpy()
 
 
-def _at_least(values: np.ndarray, lowest: float) -> np.ndarray:
-    return torch.from_numpy(values).clamp(min=lowest).numpy()  # three times as fast as `np.maximum`
-
-
-def _y_and_f(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give Y in [0, 1] and f(Y) of levels (H, W, 3), by tables: both (H, W), float32."""
-    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
-    y = cv2.transform(linear, _WHITE_XYZ_FROM_RGB[1:2].numpy())  # (H, W)
-    above = _at_least(y, 0.008856)
-    return y, cv2.scaleAdd(y - above, 7.787, cv2.pow(above, 1 / 3))
-
-
 def lightness(rgb: np.ndarray) -> Tensor:
     """Give the L of `rgb_to_lab` alone, by tables.
 
@@ -113,7 +101,9 @@ def lightness(rgb: np.ndarray) -> Tensor:
     Returns:
         (1, H, W), float32, in [0, 100], on the CPU.
     """
-    return torch.from_numpy(116 * _y_and_f(rgb)[1] - 16)[None]
+    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
+    y = cv2.transform(linear, _Y_FROM_RGB)  # (H, W)
+    return 116 * _f_from_xyz(torch.from_numpy(y)[None]) - 16
 
 
 def _f_from_lab(lab: Tensor) -> Tensor:
@@ -122,10 +112,10 @@ def _f_from_lab(lab: Tensor) -> Tensor:
     return torch.stack([fy + a / 500, fy, fy - b / 200], dim=-3)
 
 
-def _linear_from_f(f: Tensor, matrix: Tensor = _RGB_FROM_WHITE_XYZ) -> Tensor:
+def _linear_from_f(f: Tensor) -> Tensor:
     """Convert to linear RGB, which is outside [0, 1] where sRGB cannot show the color."""
     x, y, z = _xyz_from_f(f).unbind(-3)
-    return _mix(matrix, x, y, z.clamp(min=_LOWEST_Z))
+    return _mix(_RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -141,81 +131,95 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         return _srgb_from_linear(_linear_from_f(_f_from_lab(lab.float()))).clamp(0, 1)
 
 
-def _is_shown(linear: Tensor) -> Tensor:  # (3, 1, M) -> (M,)
-    return ((linear.amin(dim=0) > _LINEAR_LOW) & (linear.amax(dim=0) < _LINEAR_HIGH))[0]
-
-
-def _fitting_share(f: Tensor, matrix: Tensor, steps: int = 8) -> Tensor:
-    """Find by bisection, for colors that sRGB cannot show, (3, 1, M), the share of their chroma that it can, (1, M)."""
-    gray, chroma = f[1], f - f[1]  # f is linear in ab
-    share = torch.zeros_like(gray)
-    for half in (0.5 ** (1 + step) for step in range(steps)):
-        share += half * _is_shown(_linear_from_f(torch.addcmul(gray, share + half, chroma), matrix))
-    return share
-
-
-def fit_gamut(lab: Tensor) -> Tensor:
+def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
     """Move colors that sRGB cannot show toward gray, at constant L and hue, until it can.
 
     Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. Bisection on the
-    chroma finds the largest share that fits to within 1/256.
+    chroma finds the largest share that fits to within 2**-steps.
 
     Args:
         lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
+        steps: halvings of the chroma interval.
 
     Returns:
         (..., 3, H, W), float32. Colors inside the gamut are returned unchanged.
     """
     planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
     fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
+
+    def is_shown(f: Tensor) -> Tensor:  # (3, 1, M) -> (M,)
+        linear = _linear_from_f(f)
+        return ((linear.amin(dim=0) > _LINEAR_LOW) & (linear.amax(dim=0) < _LINEAR_HIGH))[0]
+
     f = _f_from_lab(fitted)
-    outside = (~_is_shown(_linear_from_f(f))).nonzero()[:, 0]
-    fitted[1:, :, outside] *= _fitting_share(f[..., outside], _RGB_FROM_WHITE_XYZ)
+    outside = (~is_shown(f)).nonzero()[:, 0]
+    f = f[..., outside]  # (3, 1, M)
+    gray, chroma = f[1], f - f[1]  # f is linear in ab
+    share = torch.zeros_like(gray)
+    for half in (0.5 ** (1 + step) for step in range(steps)):
+        share += half * is_shown(torch.addcmul(gray, share + half, chroma))
+    fitted[1:, :, outside] *= share
     return fitted.reshape(planes.shape).movedim(0, -3)
 
 
-def _linear_from_ab(fy: np.ndarray, y: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """Convert f(Y), Y (H, W) and ab (2, H, W) to linear RGB (H, W, 3), with what sRGB cannot show fitted to it."""
-    fx, fz = fy + ab[0] / 500, fy - ab[1] / 200
-    xyz = [_x_from_f(fx), y, _x_from_f(fz)]
-    linear = cv2.transform(cv2.merge(xyz), _RGB_FROM_GRAY_XYZ.numpy())  # (H, W, 3)
-    if linear.min() > _LINEAR_LOW and linear.max() < _LINEAR_HIGH:
-        return linear
-    outside = np.flatnonzero(cv2.inRange(linear, (_LINEAR_LOW,) * 3, (_LINEAR_HIGH,) * 3) == 0)
-    f = torch.from_numpy(np.stack([plane.reshape(1, -1)[:, outside] for plane in (fx, fy, fz)]))  # (3, 1, M)
-    f = torch.lerp(f[1], f, _fitting_share(f, _RGB_FROM_GRAY_XYZ))
-    linear.reshape(-1, 3)[outside] = _linear_from_f(f, _RGB_FROM_GRAY_XYZ)[:, 0].T.numpy()
-    return linear
+def _parts(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
+    above = torch.from_numpy(values).clamp(min=knee).numpy()  # three times as fast as `np.maximum`
+    return above, values - above
 
 
-def _x_from_f(f: np.ndarray) -> np.ndarray:
-    """Do what `_xyz_from_f` does, on one plane (H, W)."""
-    above = _at_least(f, 0.2068966)
-    return cv2.scaleAdd(f - above, 1 / 7.787, above * above * above)
+@functools.cache
+def _gray_ab() -> tuple[float, float]:
+    """Give the ab of gray, for each unit of L: `rgb_to_lab`'s is slightly off 0, as skimage's is."""
+    a, b = (rgb_to_lab(torch.ones(3, 1, 1))[1:, 0, 0] / 100).tolist()
+    return a, b
 
 
-def recolor(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """Give an image other ab and leave it its L; what sRGB cannot show is moved toward gray, as by `fit_gamut`.
+def recolor(rgb: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give an image other ab and leave it its L, where sRGB can show the color.
 
-    Equal to `lab_to_rgb(fit_gamut(...))` but for float rounding, in a fifth of the time: Y is not computed from L, which
-    was computed from Y, and only colors outside the gamut are looked at twice. Gray is where ab is 0.
+    Equal to `recolor_fitted` there but for float rounding, and fast: Y comes from the image instead of from its L.
+
+    Args:
+        rgb: (H, W, 3), uint8 or uint16; fastest when what is computed from it stays in the processor's cache.
+        ab: (2, H, W), float32, in CIELAB units; 0 is gray.
+
+    Returns:
+        (H, W, 3), of the type of `rgb`, and the indices into H * W of the colors that sRGB cannot show, or hardly.
+    """
+    highest, table, is_8_bit = np.iinfo(rgb.dtype).max, _linear_levels(rgb.dtype), rgb.dtype == np.uint8
+    y = cv2.transform(cv2.LUT(rgb, table) if is_8_bit else table.take(rgb, mode="clip"), _Y_FROM_RGB)  # (H, W)
+    above, below = _parts(y, 0.008856)
+    fy, xz = cv2.scaleAdd(below, 7.787, cv2.pow(above, 1 / 3)), []
+    for plane, gray, scale in zip(ab, _gray_ab(), (500, -200), strict=True):
+        # f(Y) + (plane + gray * L) / scale, where L is 116 * f(Y) - 16
+        f = cv2.addWeighted(fy, 1 + 116 * gray / scale, plane, 1 / scale, -16 * gray / scale)
+        above, below = _parts(f, 0.2068966)
+        xz.append(cv2.scaleAdd(below, 1 / 7.787, above * above * above))
+    linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), _RGB_FROM_WHITE_XYZ.numpy())  # (H, W, 3)
+    outside = np.empty(0, np.intp)
+    if linear.min() < _SURELY_LOW or linear.max() > _SURELY_HIGH:
+        outside = np.flatnonzero(cv2.inRange(linear, (_SURELY_LOW,) * 3, (_SURELY_HIGH,) * 3) == 0)
+    above, below = _parts(linear, 0.0031308)
+    scales = 1.055 * highest, 12.92 * highest, -0.055 * highest
+    powers, depth = cv2.pow(above, 1 / 2.4), cv2.CV_8U if is_8_bit else cv2.CV_16U
+    levels = cv2.addWeighted(powers, scales[0], below, scales[1], scales[2], dtype=depth)  # rounds and clips
+    return levels, outside
+
+
+def recolor_fitted(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
+    """Give an image other ab and leave it its L; `fit_gamut` moves what sRGB cannot show toward gray.
 
     Args:
         rgb: (H, W, 3), uint8 or uint16.
-        ab: (2, H, W), float32, in CIELAB units.
+        ab: (2, H, W), float32, in CIELAB units; 0 is gray.
 
     Returns:
         (H, W, 3), of the type of `rgb`.
     """
-    y, fy = _y_and_f(rgb)
-    linear = _linear_from_ab(fy, y, ab).reshape(len(rgb), -1)  # (H, 3W)
-    above = _at_least(linear, 0.0031308)
-    linear -= above
-    highest = np.iinfo(rgb.dtype).max
-    powers, depth = cv2.pow(above, 1 / 2.4), cv2.CV_8U if rgb.dtype == np.uint8 else cv2.CV_16U
-    scale = (1.055 * highest, 12.92 * highest, -0.055 * highest)
-    levels = cv2.addWeighted(powers, scale[0], linear, scale[1], scale[2], dtype=depth)  # rounds and clips
-    return levels.reshape(rgb.shape)
+    l = lightness(rgb)  # (1, H, W)
+    gray_ab = torch.tensor(_gray_ab())[:, None, None]
+    fitted = lab_to_rgb(fit_gamut(torch.cat([l, torch.from_numpy(ab) + gray_ab * l])))  # (3, H, W)
+    return np.rint((fitted * np.iinfo(rgb.dtype).max).permute(1, 2, 0).numpy()).astype(rgb.dtype)
 
 
 def normalize_l(l: Tensor) -> Tensor:

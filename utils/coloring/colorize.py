@@ -13,18 +13,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.images import MAX_ASPECT, Picture, resize
-from utils.lab import denormalize_ab, lightness, normalize_l, recolor
+from utils.lab import denormalize_ab, lightness, normalize_l, recolor, recolor_fitted
 from utils.run import autocast
 
 GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
-STRIP_PIXELS = 2**14  # merged at a time: what the steps hand over stays in the cache
+STRIP_PIXELS = 2**15  # merged at a time: what the steps hand over stays in the cache
+FITTED_PIXELS = 2**16  # of colors outside sRGB, fitted to it together
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
 
@@ -90,19 +90,29 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     """
     height, width = picture.rgb.shape[:2]
     small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    small_ab = F.interpolate(denormalize_ab(ab.float())[None], small, mode="bilinear", antialias=True)[0].numpy()
-    source = ((np.arange(height) + 0.5) * (small[0] / height) - 0.5).clip(0, small[0] - 1)
+    small_ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0].numpy()
+    source = (torch.arange(height) + 0.5) * (small[0] / height) - 0.5
+    source = source.clamp(0, small[0] - 1).numpy()
     above = source.astype(np.intp)
     below = np.minimum(above + 1, small[0] - 1)
     weight = (source - above).astype(np.float32)[:, None]  # (H, 1)
-    colored = np.empty_like(picture.rgb)
+    colored = np.empty_like(picture.rgb, order="C")
+    outside: list[tuple[np.ndarray, np.ndarray]] = []  # flat indices, and their ab, (2, M)
     rows = max(1, strip_pixels // width)
     for strip in (slice(top, top + rows) for top in range(0, height, rows)):
-        upper, change = small_ab[:, above[strip]], small_ab[:, below[strip]]  # (2, rows, W)
-        change -= upper
-        change *= weight[strip]
-        change += upper
-        colored[strip] = recolor(picture.rgb[strip], change)
+        upper, strip_ab = (small_ab.take(row[strip], axis=1) for row in (above, below))  # (2, rows, W)
+        strip_ab -= upper
+        strip_ab *= weight[strip]
+        strip_ab += upper
+        colored[strip], indices = recolor(picture.rgb[strip], strip_ab)
+        if len(indices):
+            outside.append((strip.start * width + indices, strip_ab.reshape(2, -1)[:, indices]))
+        # Many together: each of `fit_gamut`'s many small steps has a price of its own.
+        if outside and (strip.stop >= height or sum(len(found) for found, _ in outside) >= FITTED_PIXELS):
+            where, fitted_ab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
+            pixels = picture.rgb[where // width, where % width][None]  # (1, M, 3)
+            colored.reshape(-1, 3)[where] = recolor_fitted(pixels, fitted_ab[:, None])[0]
+            outside = []
     return Picture(colored, picture.alpha)
 
 
