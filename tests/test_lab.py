@@ -14,6 +14,8 @@ from utils.lab import (
     network_to_rgb,
     normalize_ab,
     normalize_l,
+    recolor,
+    recolor_fitted,
     rgb_to_lab,
     to_uint8,
 )
@@ -109,6 +111,48 @@ def test_fit_gamut_works_on_batches():
     fitted = fit_gamut(lab)
     assert fitted.shape == lab.shape
     assert torch.equal(fitted[0], fitted[1]) and fitted[0, 1].max() < 100
+
+
+def random_colors(dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Levels and other ab, from gray to far outside sRGB, of any shape that OpenCV might take for something else."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, np.iinfo(dtype).max, (90, 120, 3), dtype, endpoint=True)
+    rgb[:9], rgb[9:18], rgb[18:40] = 0, np.iinfo(dtype).max, rgb[18:40] // 20
+    strength = rng.choice([0, 1, 10, 40, 110], (1, 90, 120))
+    return rgb, (rng.uniform(-1, 1, (2, 90, 120)) * strength).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_recolor_equals_recolor_fitted_inside_and_finds_all_outside(dtype):
+    rgb, ab = random_colors(dtype)
+    found, outside = recolor(rgb, ab)
+    expected = recolor_fitted(rgb, ab)
+    assert found.dtype == expected.dtype == dtype and found.shape == expected.shape == rgb.shape
+    difference = np.abs(found.astype(int) - expected).reshape(-1, 3).max(axis=1)
+    inside = np.setdiff1d(np.arange(len(difference)), outside)
+    assert 2000 < len(outside) < 9000  # strong colors are outside
+    assert difference[inside].max() <= 1 and (difference[inside] > 0).mean() < 0.02
+    assert difference[outside].max() > np.iinfo(dtype).max // 255  # and need to be fitted
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_recolor_keeps_the_luminance_inside(dtype):
+    rgb, ab = random_colors(dtype)
+    found, outside = recolor(rgb, ab)
+    before, after = (color.rgb2xyz(levels / np.iinfo(dtype).max)[..., 1].ravel() for levels in (rgb, found))
+    # Each channel is rounded by half a level; sRGB's curve is steepest, 2.4 / 1.055, at white; Y's weights sum to 1.
+    inside = np.delete(np.abs(after - before), outside)
+    assert inside.max() < 1.05 * 0.5 / np.iinfo(dtype).max * 2.4 / 1.055
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 1), (1, 3), (4, 1), (1, 4), (4, 4)])
+def test_recolor_takes_small_images_for_images(shape):
+    height, width = shape
+    rgb, ab = random_colors(np.uint8)
+    expected = recolor(rgb, ab)[0][60 : 60 + height, :width]
+    found, _ = recolor(rgb[60 : 60 + height, :width], ab[:, 60 : 60 + height, :width])
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_encode_lab_is_within_two_levels_of_skimage(all_levels):

@@ -95,7 +95,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
     except Exception as error:  # decoders raise errors of every type on broken files
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
     if pixels.ndim == 2:
-        return Picture(np.repeat(pixels[:, :, None], 3, axis=2), None)
+        return Picture(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), None)
     alpha = np.ascontiguousarray(pixels[:, :, 3]) if pixels.shape[2] == 4 else None
     return Picture(np.ascontiguousarray(pixels[:, :, :3]), alpha)
 

@@ -21,7 +21,7 @@ from utils.coloring.colorize import (
     working_shape,
 )
 from utils.images import MAX_ASPECT, Picture, shorter_side_shape
-from utils.lab import AB_SCALE
+from utils.lab import AB_SCALE, recolor, recolor_fitted
 
 SHIFTS = [(0, 90), (20, 80), (40, 90)]  # tops and widths of crops
 
@@ -74,6 +74,17 @@ def test_merge_averages_ab_for_an_input_below_the_working_size() -> None:
     checkered = 0.2 * (torch.arange(80)[:, None] // 4 + torch.arange(100) // 4).remainder(2).expand(2, 80, 100)
     lab = skimage.color.rgb2lab(merge(Picture(gray, None), checkered).rgb / 65535)
     np.testing.assert_allclose(lab[:, :, 1:], 0.1 * AB_SCALE, atol=0.5)
+
+
+@pytest.mark.parametrize("rgb", [PHOTO, PHOTO16], ids=["8-bit", "16-bit"])
+def test_merge_fits_colors_as_one_by_one(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.coloring.colorize.FITTED_PIXELS", 300)  # of about 5,000
+    ab = (torch.rand(2, *rgb.shape[:2], generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.7
+    expected = recolor_fitted(rgb, (ab * AB_SCALE).numpy())
+    clipped, outside = recolor(rgb, (ab * AB_SCALE).numpy())
+    assert len(outside) > 3000 and np.abs(clipped.astype(int) - expected).max() > np.iinfo(rgb.dtype).max // 25
+    difference = np.abs(merge(Picture(rgb, None), ab, strip_pixels=1000).rgb.astype(int) - expected)
+    assert difference.max() <= np.iinfo(rgb.dtype).max // 255 and (difference > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize("rgb", [PHOTO, PHOTO16, PHOTO[:5, :3]], ids=["8-bit", "16-bit", "tiny"])

@@ -13,18 +13,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.images import MAX_ASPECT, Picture, resize
-from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab
+from utils.lab import denormalize_ab, lightness, normalize_l, recolor, recolor_fitted
 from utils.run import autocast
 
 GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
-STRIP_PIXELS = 2**17  # merged at a time
+STRIP_PIXELS = 2**15  # merged at a time: what the steps hand over stays in the cache
+FITTED_PIXELS = 2**16  # of colors outside sRGB, fitted to it together
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
 
@@ -36,12 +36,6 @@ def working_shape(height: int, width: int, img_size: int) -> tuple[int, int]:
     """
     scale = min(img_size / min(height, width), MAX_ASPECT * img_size / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _to_pixels(lab: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Convert CIELAB (3, H, W) to (H, W, 3) of 8 or 16 bit."""
-    levels = np.rint((lab_to_rgb(lab) * np.iinfo(dtype).max).numpy()).astype(dtype)
-    return cv2.merge(list(levels))
 
 
 def prepare(picture: Picture, img_size: int) -> Tensor:
@@ -105,20 +99,29 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     """
     height, width = picture.rgb.shape[:2]
     small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0]
-    # rgb_to_lab, like skimage's, gives gray an ab slightly off 0: uncorrected, 16-bit gray changes by up to 2 levels.
-    gray_ab = rgb_to_lab(torch.ones(3, 1, 1))[1:] / 100  # for each unit of L
-    colored = np.empty_like(picture.rgb)
+    small_ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0].numpy()
+    source = (torch.arange(height) + 0.5) * (small[0] / height) - 0.5
+    source = source.clamp(0, small[0] - 1).numpy()
+    above = source.astype(np.intp)
+    below = np.minimum(above + 1, small[0] - 1)
+    weight = (source - above).astype(np.float32)[:, None]  # (H, 1)
+    colored = np.empty_like(picture.rgb, order="C")
+    outside: list[tuple[np.ndarray, np.ndarray]] = []  # flat indices, and their ab, (2, M)
     rows = max(1, strip_pixels // width)
-    for top in range(0, height, rows):
-        l = lightness(picture.rgb[top : top + rows])  # (1, rows, W)
-        source = (torch.arange(top, top + l.shape[1]) + 0.5) * (small[0] / height) - 0.5
-        source = source.clamp(0, small[0] - 1)
-        above = source.long()
-        below = (above + 1).clamp(max=small[0] - 1)
-        strip = torch.lerp(ab[:, above], ab[:, below], (source - above)[:, None])  # (2, rows, W)
-        lab = torch.cat([l, strip + gray_ab * l])
-        colored[top : top + rows] = _to_pixels(fit_gamut(lab), colored.dtype)
+    for strip in (slice(top, top + rows) for top in range(0, height, rows)):
+        upper, strip_ab = (small_ab.take(row[strip], axis=1) for row in (above, below))  # (2, rows, W)
+        strip_ab -= upper
+        strip_ab *= weight[strip]
+        strip_ab += upper
+        colored[strip], indices = recolor(picture.rgb[strip], strip_ab)
+        if len(indices):
+            outside.append((strip.start * width + indices, strip_ab.reshape(2, -1)[:, indices]))
+        # Many together: each of `fit_gamut`'s many small steps has a price of its own.
+        if outside and (strip.stop >= height or sum(len(found) for found, _ in outside) >= FITTED_PIXELS):
+            where, fitted_ab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
+            pixels = picture.rgb[where // width, where % width][None]  # (1, M, 3)
+            colored.reshape(-1, 3)[where] = recolor_fitted(pixels, fitted_ab[:, None])[0]
+            outside = []
     return Picture(colored, picture.alpha)
 
 
