@@ -68,8 +68,7 @@ class FilterConfig:
     """Largest mean L, in [0, 100]."""
     min_chroma: float = 2.0
     """Smallest mean ab chroma, in CIELAB units; below it an image counts as gray."""
-    num_workers: int = CORES
-    """Threads for reading and converting images."""
+    num_workers: int = CORES  # Threads for reading and converting images.
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ class CacheConfig:
     """Images in one shard file."""
     overwrite: bool = False
     """Replace a cache that was made for another request."""
-    num_workers: int = CORES
-    """Threads for reading and converting images."""
+    num_workers: int = CORES  # Threads for reading and converting images.
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,7 @@ class TrainingConfig:
     """Data loading processes; 0 loads in the training process."""
     seed: int = 0
     """Seed of the weights, the order of the images and the augmentation."""
-    device: str = DEVICE
-    """cuda, mps or cpu."""
+    device: str = DEVICE  # cuda, mps or cpu.
     resume: bool = True
     """Resume from last.pt in output-dir; --no-resume starts over and deletes what the earlier run wrote."""
 
@@ -208,8 +205,7 @@ class VGGConfig(TrainingConfig):
     lambda_vgg: float = 1.0
     """Weight of the VGG16 perceptual loss."""
     vgg_weights: str = "imagenet"
-    """imagenet (torchvision's download), a file with torchvision's VGG16 state dict, stand-in (random), or
-    imagenet-or-stand-in."""
+    """imagenet (torchvision's download), a file with such weights, stand-in (random), or imagenet-or-stand-in."""
     sample_every: int = 1
     save_every: int = 1
 
@@ -221,8 +217,7 @@ class InferConfig:
     input: tyro.conf.Positional[Path]
     """Image, folder, text file with one path per line, or video."""
     checkpoint: tyro.conf.Positional[Path | None] = None
-    """G_*.pt file, or the .onnx file that export_lab.py made of it, which runs on the CPU. When none is named: the
-    newest stage's output, or weights/G_default.pt where no stage has run."""
+    """G_*.pt or .onnx file; when none is named, the newest stage's output, or weights/G_default.pt."""
     output_dir: Path = Path("outputs")
     """Folder for the colored images, or the MP4 file; a folder's structure is kept."""
     format: Literal["same", "png", "jpg", "webp", "tif"] = "same"
@@ -232,11 +227,9 @@ class InferConfig:
     metadata: bool = True
     """Carry EXIF's date, camera and place over."""
     source_tone: Annotated[Literal["auto", "sepia", "gray"], tyro.conf.arg(name="from")] = "auto"
-    """What the color of the inputs is: sepia (or another toning) or gray of all of them, so that --compare shows no
-    true color; auto looks which ones are toned. The result is the same: only the lightness of an input is used."""
+    """sepia or gray: no input has true colors for --compare to show; auto looks which ones are toned."""
     img_size: int | None = None
-    """Shorter side at which the network works, in pixels; the size of its training when not given. The output has
-    the input's own size in any case."""
+    """Shorter side at which the network works, in pixels; the checkpoint's own when not given."""
     max_pixels: int = 2**28
     """Refuse images with more pixels than this."""
     batch_size: int = 8
@@ -244,8 +237,7 @@ class InferConfig:
     saturation: float = 1.0
     """Factor on the predicted ab, from 0 (gray) to 2."""
     hints: Path | None = None
-    """Colors that you want at places of the image: a JSON file, as docs/USAGE.md describes it; for several images a
-    folder with <stem>.json for those that have some."""
+    """Colors at places of the image: a JSON file (docs/USAGE.md); for several images a folder with <stem>.json."""
     recursive: bool = False
     """Walk the folders below the input as well."""
     crf: int = 18
@@ -254,10 +246,8 @@ class InferConfig:
     """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
     amp: bool = True
     """Mixed precision: bfloat16 where the device computes in it, else float16 on CUDA, else none."""
-    device: str = DEVICE
-    """cuda, mps or cpu."""
-    num_workers: int = CORES
-    """Threads for reading, coloring and writing."""
+    device: str = DEVICE  # cuda, mps or cpu.
+    num_workers: int = CORES  # Threads for reading, coloring and writing.
 
 
 @dataclass(frozen=True)
@@ -277,8 +267,7 @@ class MetricsConfig:
     images_dir: Path = DATA_ROOT / "test2017"
     """Folder of true color images, or a text file with one path per line."""
     checkpoint: dict[str, Path] = field(default_factory=dict)
-    """Rows to score as NAME PATH pairs; when none is given, each stage's newest checkpoint that exists, and
-    weights/G_default.pt unless --results are."""
+    """NAME PATH pairs to score; when none is given, each stage's newest, and without --results the default."""
     results: dict[str, Path] = field(default_factory=dict)
     """Folders of finished images as NAME FOLDER pairs; files are matched to the truth by name."""
     max_images: int = 10_000
@@ -288,19 +277,15 @@ class MetricsConfig:
     protocol: Literal["squash", "center-crop"] = "squash"
     """Resize the whole image to the square, or its central square."""
     inception_weights: str = "download"
-    """download (torch-fidelity's), a file with those weights, stand-in (random, not FID), download-or-stand-in, or
-    none."""
+    """download (torch-fidelity's), a file, stand-in (random, not FID), download-or-stand-in, or none."""
     lpips_weights: str = "download"
-    """download (torchvision's AlexNet), a file with those weights, stand-in (random, not LPIPS),
-    download-or-stand-in, or none."""
+    """download (torchvision's AlexNet), a file, stand-in (random, not LPIPS), download-or-stand-in, or none."""
     output_dir: Path = Path("evaluation")
     """Folder for report.html, report.md, comparison.png, evaluation_metrics.json and .csv, and per_image.csv."""
     batch_size: int = 16
     """Images scored together."""
-    device: str = DEVICE
-    """cuda, mps or cpu."""
-    num_workers: int = CORES
-    """Threads for reading."""
+    device: str = DEVICE  # cuda, mps or cpu.
+    num_workers: int = CORES  # Threads for reading.
 
 
 @dataclass(frozen=True)
@@ -311,5 +296,4 @@ class DemoConfig:
     """Address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = 7860
     """Port to listen on."""
-    device: str = DEVICE
-    """cuda, mps or cpu."""
+    device: str = DEVICE  # cuda, mps or cpu.
