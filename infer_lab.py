@@ -28,7 +28,7 @@ from utils.coloring.exported import open_generator
 from utils.coloring.folders import COMPARE, color_images
 from utils.coloring.hints import find_hints, takes_hints
 from utils.coloring.outputs import MEND, plan
-from utils.coloring.video import VIDEO_EXTENSIONS, color_video
+from utils.files import VIDEO_EXTENSIONS
 from utils.run import (
     Interrupted,
     UserError,
@@ -67,6 +67,8 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     Raises:
         UserError: it cannot be read, or its output not be written.
     """
+    from utils.coloring.video import color_video  # PyAV takes a tenth of a second to import
+
     flags = {"--compare": cfg.compare, "--recursive": cfg.recursive, "--format": cfg.format != "same"}
     for flag, given in {**flags, "--hints": cfg.hints}.items():
         if given:

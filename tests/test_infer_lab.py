@@ -136,6 +136,7 @@ def test_coloring_imports_nothing_slow(photos: Path, generator_path: Path, tmp_p
     modules = set(done.stdout[done.stdout.index("modules ") :].split())
     assert "torch" in modules
     assert not modules & {
+        "av",
         "gradio",
         "jinja2",
         "matplotlib",

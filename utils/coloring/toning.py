@@ -9,7 +9,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from utils.lab import rgb_to_lab
 
@@ -33,7 +32,7 @@ def is_toned(rgb: np.ndarray) -> bool:
     height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     small /= np.iinfo(rgb.dtype).max
-    lab = rgb_to_lab(torch.from_numpy(small).permute(2, 0, 1)).reshape(3, -1).T.numpy()  # (N, 3)
+    lab = rgb_to_lab(torch.from_numpy(small).permute(2, 0, 1)).reshape(3, -1).T.contiguous().numpy()  # (N, 3)
 
     bins = np.minimum((lab[:, 0] * (_BINS / 100)).astype(int), _BINS - 1)
     least = max(4, _LEAST_PIXELS * len(lab))
@@ -48,6 +47,7 @@ def is_toned(rgb: np.ndarray) -> bool:
         return False
     steps = np.arange(0, 100.5, 0.5)  # of L
     line = np.stack([steps, *(np.interp(steps, curve[:, 0], curve[:, i]) for i in (1, 2))], axis=1)
-    near, far = np.percentile(cKDTree(line).query(lab)[0], _PERCENTILES)
+    distances = torch.cdist(torch.from_numpy(lab), torch.from_numpy(line).float()).amin(dim=1)
+    near, far = np.percentile(distances.numpy(), _PERCENTILES)
     bound = _DISTANCE + _PER_CHROMA * chroma
     return bool(near <= bound and far <= _TAIL * bound)

@@ -27,10 +27,6 @@ from utils.images import MAX_PIXELS, Picture
 from utils.lab import denormalize_l
 from utils.run import say
 
-VIDEO_EXTENSIONS = frozenset(
-    {".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts"}
-)
-VIDEO_EXTENSIONS |= {".mts", ".vob", ".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"}
 CRF = 18  # x264's quality at which few people see a difference
 MEMORY = 0.9  # share of the frame before in a place that looks the same
 SAME_L = 6.0  # L: by a difference of this much the share has fallen to a third
