@@ -19,7 +19,8 @@ from utils.run import UserError
 MAX_NAME = 255  # bytes, on most file systems
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob", ".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"]
+    {".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob"}
+    | {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"}
 )
 FIRST = "run python -m utils.data.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
 MAX_LIST = 2**28  # bytes of a list of images
