@@ -34,7 +34,7 @@ from utils.report.lpips import LPIPS, load_lpips
 from utils.report.rows import DECIMALS, Row, Sample, extremes, match_files, merge_processes, read_batches
 from utils.report.table import write_report
 from utils.run import UserError, hold, is_main, rank, run_script, say, set_up_device, world_size
-from utils.training.checkpoints import find_checkpoints, training_size
+from utils.training.checkpoints import find_checkpoints, working_size
 from utils.visualization import GRAYSCALE, GROUND_TRUTH
 
 FIGURE_IMAGES = 8
@@ -73,9 +73,9 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     rows = []
     for name, path in checkpoints.items():
         generator, info = open_generator(path, device)
-        source = {"checkpoint": str(path), "trained_at": training_size(info)}
+        source = {"checkpoint": str(path), "trained_at": working_size(info)}
         source |= {key: info.get(key) for key in ("stage", "epoch", "step", "vgg", "commit")}
-        predict = functools.partial(colorize, generator, training_size(info))
+        predict = functools.partial(colorize, generator, working_size(info))
         rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict))
     for name, folder in cfg.results.items():
         rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))

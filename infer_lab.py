@@ -43,7 +43,7 @@ from utils.run import (
     set_up_device,
     world_size,
 )
-from utils.training.checkpoints import find_checkpoints, training_size
+from utils.training.checkpoints import find_checkpoints, working_size
 
 MOST_NAMES = 3  # named in a remark
 
@@ -122,7 +122,7 @@ def infer(cfg: InferConfig) -> None:
     generator, info = open_generator(checkpoint, device)
     if hints and not takes_hints(generator):
         raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt trained with --encoder")
-    img_size = cfg.img_size or training_size(info)
+    img_size = cfg.img_size or working_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     hold(cfg.output_dir)

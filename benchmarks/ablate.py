@@ -66,7 +66,7 @@ def train_and_score(cfg: AblateConfig, name: str, seed: int, folder: Path) -> di
         init, images = ("--init-checkpoint", newest), images + steps * train_cfg.batch_size
     held_out = [path for path in files.list_images(cfg.images_dir) if is_held_out(path, train_cfg.val_fraction)]
     held_out = choose_fixed_images(held_out, cfg.scored_images)
-    scores = score(generator, checkpoints.training_size(info), held_out, torch.device(cfg.device))
+    scores = score(generator, checkpoints.working_size(info), held_out, torch.device(cfg.device))
     return {"images_seen": images, "images_per_second": images / seconds, **scores}
 
 

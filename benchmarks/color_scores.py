@@ -26,7 +26,7 @@ from utils.images import ImageError, read_rgb, resize
 from utils.lab import denormalize_ab, fit_gamut, lab_to_rgb, lightness, normalize_l, rgb_to_lab, to_uint8
 from utils.report import metrics
 from utils.report.fid import FID
-from utils.training.checkpoints import training_size
+from utils.training.checkpoints import working_size
 from utils.training.encoder_weights import load_encoder_weights
 from utils.visualization import GROUND_TRUTH
 
@@ -165,7 +165,7 @@ def print_scores(cfg: ColorScoresConfig) -> None:
     """Score a checkpoint and print a line per measure."""
     device = run.set_up_device(cfg.device)
     generator, info = open_generator(cfg.checkpoint, device)
-    scores = score(generator, training_size(info), list_images(cfg.images_dir), device)
+    scores = score(generator, working_size(info), list_images(cfg.images_dir), device)
     run.say("\n".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
 

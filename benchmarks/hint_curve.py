@@ -36,7 +36,7 @@ from utils.lab import (
     to_uint8,
 )
 from utils.report import metrics
-from utils.training.checkpoints import training_size
+from utils.training.checkpoints import working_size
 from utils.training.inputs import square
 
 COUNTS = (0, 1, 3, 10, 30, 100)
@@ -114,7 +114,7 @@ def print_curve(cfg: HintCurveConfig) -> None:
     generator, info = open_generator(cfg.checkpoint, device)
     if not takes_hints(generator):
         raise run.UserError(f"{cfg.checkpoint}: takes no hints; name a G_*.pt trained with --encoder")
-    scores = curve(generator, training_size(info), list_images(cfg.images_dir), device, cfg.seed)
+    scores = curve(generator, working_size(info), list_images(cfg.images_dir), device, cfg.seed)
     cells = [
         [f"{count}", f"{gain:+.2f}", f"{share:.2f}"] for count, (gain, share) in zip(COUNTS, scores, strict=True)
     ]

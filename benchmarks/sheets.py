@@ -26,7 +26,7 @@ from utils.coloring.exported import open_generator
 from utils.coloring.toning import is_toned
 from utils.data.sample_set import load_photo
 from utils.images import Picture, center_crop, read_rgb, resize
-from utils.training.checkpoints import training_size
+from utils.training.checkpoints import working_size
 from utils.visualization import GRAYSCALE, GROUND_TRUTH, generated_title, save_comparison_figure
 
 
@@ -93,7 +93,7 @@ def draw(cfg: SheetsConfig) -> None:
     generator, info = open_generator(cfg.checkpoint, device)
 
     def color(rgb: np.ndarray) -> np.ndarray:
-        return colorize(generator, Picture(rgb, None), training_size(info), device).rgb
+        return colorize(generator, Picture(rgb, None), working_size(info), device).rgb
 
     if cfg.old_photographs:
         before = list(old_photographs().values())

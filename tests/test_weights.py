@@ -14,6 +14,7 @@ from config import DEFAULT_CHECKPOINT
 from utils.coloring.exported import open_generator
 from utils.images import read_picture, write_png
 from utils.report.metrics import colorfulness
+from utils.training.checkpoints import load_stage
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +24,11 @@ def test_default_checkpoint_is_small_and_says_where_it_comes_from() -> None:
     _, info = open_generator(DEFAULT_CHECKPOINT, torch.device("cpu"))
     assert {"stage", "epoch", "step", "config", "metrics", "vgg", "commit"} <= info.keys()
     assert not any(str(value).startswith("/") for value in info["config"].values())
+
+
+def test_default_checkpoint_can_be_trained_further() -> None:
+    generator, discriminator, info = load_stage(DEFAULT_CHECKPOINT, torch.device("cpu"), "train_lab.py")
+    assert generator.training and discriminator.training and info["epoch"] > 0
 
 
 def test_infer_without_any_stage_colors_with_the_default(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from utils.coloring.exported import open_generator
 from utils.coloring.video import ChromaSmoother, color_frames, color_video, find_motion, move
 from utils.data.sample_set import load_photo
 from utils.lab import lightness, rgb_to_lab
-from utils.training.checkpoints import training_size
+from utils.training.checkpoints import working_size
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_color_frames_halves_the_flicker_of_a_pan_and_keeps_the_lightness() -> N
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
     clip = pan(12)
     alone, smooth = (
-        list(color_frames(clip, generator, training_size(info), CPU, batch_size=5, memory=memory))
+        list(color_frames(clip, generator, working_size(info), CPU, batch_size=5, memory=memory))
         for memory in (0.0, 0.9)
     )
     assert flicker(smooth) <= flicker(alone) / 2
@@ -70,7 +70,7 @@ def subject(frames: int, side: int = 160, step: int = 4) -> list[np.ndarray]:
 def test_color_frames_lessens_the_flicker_around_a_moving_subject() -> None:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
     alone, smooth = (
-        list(color_frames(subject(10), generator, training_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
+        list(color_frames(subject(10), generator, working_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
     )
     assert flicker(smooth) <= flicker(alone) / 2
 
@@ -80,7 +80,7 @@ def test_color_frames_carries_no_color_over_a_cut(contrast: float, brightness: f
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
     clip = [np.rint(frame * contrast + brightness).astype(np.uint8) for frame in (*pan(3), *subject(3))]
     alone, smooth = (
-        list(color_frames(clip, generator, training_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
+        list(color_frames(clip, generator, working_size(info), CPU, memory=memory)) for memory in (0.0, 0.9)
     )
     np.testing.assert_array_equal(smooth[3], alone[3])
     assert flicker(smooth[:3]) + flicker(smooth[3:]) <= (flicker(alone[:3]) + flicker(alone[3:])) / 2
@@ -88,7 +88,7 @@ def test_color_frames_carries_no_color_over_a_cut(contrast: float, brightness: f
 
 def test_color_frames_does_not_depend_on_the_batches() -> None:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
-    three, two = (list(color_frames(pan(5), generator, training_size(info), CPU, batch_size=n)) for n in (3, 2))
+    three, two = (list(color_frames(pan(5), generator, working_size(info), CPU, batch_size=n)) for n in (3, 2))
     for a, b in zip(three, two, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
 

@@ -44,9 +44,9 @@ def test_load_generator_gives_the_same_network_in_eval_mode(tmp_path):
     assert torch.allclose(loaded(l), generator(l), atol=1e-6)
 
 
-def test_training_size_is_the_crop_of_the_configuration(tmp_path):
+def test_working_size_is_the_crop_of_the_configuration(tmp_path):
     _, info = checkpoints.load_generator(save_pair(tmp_path), CPU)
-    assert checkpoints.training_size(info) == TrainConfig().img_size == 256
+    assert checkpoints.working_size(info) == TrainConfig().img_size == 256
 
 
 def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
@@ -68,6 +68,14 @@ def test_publish_multiplies_the_colors(tmp_path):
     torch.testing.assert_close(half(l).atanh(), 1.5 * whole(l).atanh(), atol=1e-3, rtol=1e-2)
     assert info["saturation"] == 1.5
     assert publish.main([str(source), str(target), "--saturation", "0"]) == 2
+
+
+def test_publish_chooses_the_size_at_which_a_generator_colors(tmp_path):
+    source, target = save_pair(tmp_path), tmp_path / "G_half.pt"
+    for arguments, size in (([], 256), (["--working-size", "192"], 192)):
+        assert publish.main([str(source), str(target), *arguments]) == 0
+        assert checkpoints.working_size(checkpoints.load_generator(target, CPU)[1]) == size
+    assert publish.main([str(source), str(target), "--working-size", "0"]) == 2
 
 
 def test_publish_lifts_pale_pictures(tmp_path):

@@ -140,7 +140,7 @@ def colorize(generator: nn.Module, picture: Picture, img_size: int, device: torc
     Args:
         generator: maps L (B, 1, h, w) to ab (B, 2, h, w), both in [-1, 1]; on `device`. Its mode is kept.
         picture: as `read_picture` gives it, of any shape.
-        img_size: shorter side at which the network works, in pixels; see `training_size`.
+        img_size: shorter side at which the network works, in pixels; see `working_size`.
         device: of the generator.
 
     Returns:

@@ -25,7 +25,7 @@ from utils.coloring.hints import Hint, dump_hints, hint_planes, mark, parse_hint
 from utils.files import IMAGE_EXTENSIONS, write_text
 from utils.images import ImageError, Picture, encode_image, read_picture, resize, write_image
 from utils.run import UserError, amp_dtype
-from utils.training.checkpoints import training_size
+from utils.training.checkpoints import working_size
 
 MAX_PIXELS = 2**26  # of an upload
 PREVIEW_SIDE = 1024  # most pixels of the longer side of the picture that hints are placed on
@@ -76,7 +76,7 @@ class Colorizer:
         """Load a checkpoint; gives the generator and its working size."""
         generator, info = open_generator(self.checkpoints[name], self.device)
         cast_convolutions(generator, self.dtype)
-        return generator, training_size(info)
+        return generator, working_size(info)
 
     def predict(self, photo: Photo, name: str) -> Tensor:
         """Give the ab of a photograph under its hints, if the checkpoint takes any: (2, h, w), in [-1, 1].

@@ -129,8 +129,8 @@ def check_entries(info: dict) -> None:
     Raises:
         KeyError, TypeError, ValueError: something is missing or makes no sense.
     """
-    if not 1 <= training_size(info) <= MAX_SIDE:
-        raise ValueError(f"img_size {info['config']['img_size']}")
+    if not 1 <= working_size(info) <= MAX_SIDE:
+        raise ValueError(f"img_size {working_size(info)}")
     if not (isinstance(info["stage"], str) and isinstance(info["epoch"], int) and isinstance(info["step"], int)):
         raise TypeError("stage, epoch or step")
     saturation = info.get("saturation", 1.0)
@@ -138,9 +138,12 @@ def check_entries(info: dict) -> None:
         raise ValueError(f"saturation {saturation}")
 
 
-def training_size(info: dict) -> int:
-    """Give the side of the crops, in pixels, that the network of a file with these entries was trained on."""
-    return int(info["config"]["img_size"])
+def working_size(info: dict) -> int:
+    """Give the shorter side, in pixels, at which the network of a file with these entries colors.
+
+    It is that of the crops it was trained on, unless `utils.training.publish` gave it another.
+    """
+    return int(info.get("working_size") or info["config"]["img_size"])
 
 
 def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Generator, PatchDiscriminator, dict]:

@@ -32,6 +32,8 @@ class PublishConfig:
     """File to write."""
     saturation: float = 1.0
     """Multiply ab by this before the final tanh; it is folded into the last layer."""
+    working_size: int | None = None
+    """Shorter side at which it colors, in pixels; the source's own, at first that of its training, when not given."""
     lift: float | None = None
     """Exponent by which pale pictures gain color (`lift_pale` in models_lab.py); the source's own when not given."""
 
@@ -42,6 +44,8 @@ def publish(cfg: PublishConfig) -> None:
     Raises:
         UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
     """
+    if cfg.working_size is not None and not 1 <= cfg.working_size <= checkpoints.MAX_SIDE:
+        raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")
     if not 0 < cfg.saturation < math.inf:
         raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
     checkpoints.load_generator(cfg.source, torch.device("cpu"))  # it is one
@@ -61,7 +65,10 @@ def publish(cfg: PublishConfig) -> None:
         name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for name, value in entries["config"].items()
     }
-    checkpoints.save(cfg.target, {**entries, "weights": weights, "config": config, "saturation": cfg.saturation})
+    entries |= {"weights": weights, "config": config, "saturation": cfg.saturation}
+    if cfg.working_size is not None:
+        entries["working_size"] = cfg.working_size
+    checkpoints.save(cfg.target, entries)
     run.say(f"{cfg.target}: {cfg.target.stat().st_size / 1e6:.1f} MB")
 
 
