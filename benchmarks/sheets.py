@@ -23,7 +23,6 @@ from utils import run
 from utils.coloring.borders import cut_border, find_border, put_back
 from utils.coloring.colorize import colorize, grayscale
 from utils.coloring.exported import open_generator
-from utils.coloring.toning import is_toned
 from utils.data.sample_set import load_photo
 from utils.images import Picture, center_crop, read_rgb, resize
 from utils.training.checkpoints import working_size
@@ -91,21 +90,15 @@ def draw(cfg: SheetsConfig) -> None:
     """Color the images and write the figures."""
     device = run.set_up_device(cfg.device)
     generator, info = open_generator(cfg.checkpoint, device)
+    size = working_size(info)
 
     def color(rgb: np.ndarray) -> np.ndarray:
-        return colorize(generator, Picture(rgb, None), working_size(info), device).rgb
+        picture, border = Picture(rgb, None), find_border(rgb)
+        return put_back(picture, border, colorize(generator, cut_border(picture, border), size, device)).rgb
 
     if cfg.old_photographs:
         before = list(old_photographs().values())
-        pictures = [Picture(rgb, None) for rgb in before]
-        borders = [find_border(rgb) for rgb in before]
-        after = [
-            put_back(picture, border, Picture(color(cut_border(picture, border).rgb), None)).rgb
-            for picture, border in zip(pictures, borders, strict=True)
-        ]
-        run.say(f"toned: {list(map(is_toned, before))}; {borders}")
-        save_comparison_figure(cfg.old_photographs, {"Before": before, "After": after})
-        return
+        save_comparison_figure(cfg.old_photographs, {"Before": before, "After": list(map(color, before))})
     truth, title = photographs(), generated_title("Default")
     columns = {GRAYSCALE: list(map(to_gray, truth)), title: list(map(color, truth)), GROUND_TRUTH: truth}
     save_comparison_figure(cfg.output_dir / "photographs.png", columns)
