@@ -199,6 +199,6 @@ def test_documented_example_colors_without_torch(exported: Path, tmp_path: Path)
     without = "import sys\nsys.modules['torch'] = None\n"
     subprocess.run([sys.executable, "-c", without + code], cwd=tmp_path, check=True)
     command = [str(tmp_path / "photo.jpg"), str(exported / "G_any.pt"), "--output-dir", str(tmp_path / "out")]
-    assert infer_lab.main([*command, "--no-amp", "--device", "cpu"]) == 0
+    assert infer_lab.main([*command, "--format", "png", "--no-amp", "--device", "cpu"]) == 0
     ours, theirs = read_picture(tmp_path / "out" / "photo.png"), read_picture(tmp_path / "colored.png")
     assert theirs.has_color and np.abs(ours.rgb.astype(int) - theirs.rgb).mean() < 3  # the gamut is clipped otherwise
