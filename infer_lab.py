@@ -69,8 +69,10 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     """
     from utils.coloring.video import color_video  # PyAV takes a tenth of a second to import
 
-    flags = {"--compare": cfg.compare, "--recursive": cfg.recursive, "--format": cfg.format != "same"}
-    for flag, given in {**flags, "--hints": cfg.hints}.items():
+    flags = {"--compare": cfg.compare, "--recursive": cfg.recursive, "--hints": cfg.hints is not None}
+    flags |= {"--format": cfg.format != "same", "--quality": cfg.quality != InferConfig.quality}
+    flags |= {"--from": cfg.source_tone != "auto", "--no-metadata": not cfg.metadata}
+    for flag, given in flags.items():
         if given:
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     if not 1 <= cfg.crf <= 51:
@@ -121,7 +123,7 @@ def infer(cfg: InferConfig) -> None:
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = open_generator(checkpoint, device)
     if hints and not takes_hints(generator):
-        raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt trained with --encoder")
+        raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt with a pretrained encoder")
     img_size = cfg.img_size or working_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
