@@ -314,9 +314,9 @@ def test_discriminator_sees_each_step_three_times_and_the_generator_runs_once(sa
     calls = {"G": 0, "D": 0}
 
     class Generator(train_lab.GeneratorUNet):
-        def forward(self, l):
+        def forward(self, l, hints=None):
             calls["G"] += self.training
-            return super().forward(l)
+            return super().forward(l, hints)
 
     class Discriminator(train_lab.PatchDiscriminator):
         def forward(self, l, ab):

@@ -22,7 +22,7 @@ from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_png
 from utils.lab import AB_SCALE
 from utils.run import UserError
-from utils.training.checkpoints import save_network
+from utils.training.checkpoints import save_network, working_size
 from utils.training.inputs import MAX_RADIUS
 
 BLUE = "#2040a0"
@@ -113,7 +113,7 @@ def test_find_hints_follows_the_folders_of_the_images(tmp_path: Path) -> None:
 def shipped() -> tuple[PretrainedUNet, int]:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
     assert isinstance(generator, PretrainedUNet) and takes_hints(generator)
-    return generator, info["config"]["img_size"]
+    return generator, working_size(info)
 
 
 def test_shipped_network_without_hints_gives_what_it_gives_without_the_argument(
