@@ -73,7 +73,7 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
     rows = []
     for name, path in checkpoints.items():
         generator, info = open_generator(path, device)
-        source = {"checkpoint": str(path), "trained_at": working_size(info)}
+        source = {"checkpoint": str(path), "working_size": working_size(info)}
         source |= {key: info.get(key) for key in ("stage", "epoch", "step", "vgg", "commit")}
         predict = functools.partial(colorize, generator, working_size(info))
         rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict))

@@ -35,7 +35,7 @@ PROTOCOL = """
 {count} images, {gray} of them gray: the first {max_images} of {images_dir} in sorted order, without those skipped.
 Both sides: {shape} {img_size} x {img_size}; shrunk with a triangle filter (antialiased), enlarged with bicubic \
 interpolation.
-A generator sees the L of the truth, resized to its training size. Its ab is resized back and combined with the L of \
+A generator sees the L of the truth, resized to its working size. Its ab is resized back and combined with the L of \
 the truth. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits before \
 it is scored.
 PSNR (over the three channels), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): computed per image as in \
