@@ -47,6 +47,8 @@ def find_border(rgb: np.ndarray) -> Border:
         Its widths; all 0 where there is none, or where nearly all of the picture would belong to it.
     """
     height, width = rgb.shape[:2]
+    if min(height, width) < 4 * _LEAST_PIXELS:
+        return Border()
     # Lines from each side inward: (depth, length, 3)
     sides = [rgb, rgb[::-1], rgb.swapaxes(0, 1), rgb.swapaxes(0, 1)[::-1]]
     bands = [_uniform_lines(lines) for lines in sides]
