@@ -41,6 +41,7 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with other weights (C, 1, k, k): (B, C, H, W) to (B, C, H/stride, W/stride)."""
         if self.stride == (2, 2):
             before = (self.kernel_size[0] - 2) // 2
             x = F.pad(x, (before, before + 1, before, before + 1))  # even sides
@@ -55,7 +56,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """Compute norm(conv(x)) as one convolution: the statistics of the encoder's batch norm are constants.
+    """Compute norm(conv(x)) of x (B, C, H, W) as one convolution: the norm's statistics are constants.
 
     The gradient reaches the weights of both. A norm that `fold_norms` has replaced is left out.
     """

@@ -178,7 +178,7 @@ class PretrainedUNet(nn.Module):
         channels: of the decoder, at 1/16, 1/8, 1/4 and 1/2 of the input's size.
         norm: "batch", "instance" or "group", in the decoder.
         upsample: "pixelshuffle" or "resize".
-        lift: exponent by which pictures that come out pale gain color, see `lift_pale`; 0 in training.
+        lift: exponent by which pictures that come out pale gain color in eval mode, see `lift_pale`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -240,7 +240,7 @@ class PretrainedUNet(nn.Module):
             if level == 0:
                 x = self.attention(x)
         ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
-        return lift_pale(ab, self.lift) if self.lift else ab
+        return lift_pale(ab, self.lift) if self.lift and not self.training else ab
 
 
 def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:

@@ -89,7 +89,7 @@ class LiteFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 RGB (B, 3, H, W), sides multiples of 32, to features (B, num_features)."""
-        return self.encoder(images / 127.5 - 1)[-1].mean(dim=(2, 3))
+        return self.encoder(images / 127.5 - 1)[-1].mean(dim=(2, 3))  # the classifier sees RGB in [-1, 1]
 
 
 @torch.inference_mode()
@@ -98,7 +98,7 @@ def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch
 
     Args:
         generator: maps L (B, 1, S, S) to ab (B, 2, S, S), both in [-1, 1]; on `device`, in eval mode.
-        size: S, at which it was trained.
+        size: S, at which it works.
         images: the truth; a UserError says so if none of it has color.
         device: of the generator.
 
@@ -107,6 +107,9 @@ def score(generator: nn.Module, size: int, images: Sequence[Path], device: torch
         "rec_601_gain" when the network sees the gray of video instead of L, "gain_at_70" with all ab scaled to SHARE
         of the truth's colorfulness (NaN where no factor gives as much). "fd_lite2", the Frechet distance of
         `LiteFeatures` to the truth's, biased upward by few images. The counts "images" and "left_out".
+
+    Raises:
+        UserError: none of the images has color, or the encoder's ImageNet weights cannot be had.
     """
     distance = FID(LiteFeatures().to(device), "FD (EfficientNet-Lite2)", device)
     rows, left_out, histograms = [], 0, torch.zeros(2, BINS * BINS, dtype=torch.float64)

@@ -37,7 +37,7 @@ from utils.lab import (
 )
 from utils.report import metrics
 from utils.training.checkpoints import working_size
-from utils.training.inputs import square
+from utils.training.inputs import mark_mean
 
 COUNTS = (0, 1, 3, 10, 30, 100)
 
@@ -62,9 +62,7 @@ def add_hints(hints: Tensor, real_ab: Tensor, places: Tensor) -> None:
     """
     for planes, truth, some in zip(hints, real_ab, places.tolist(), strict=True):
         for y, x in some:
-            rows, columns = square(int(y * truth.shape[1]), int(x * truth.shape[2]), DEFAULT_RADIUS)
-            planes[:2, rows, columns] = truth[:, rows, columns].mean(dim=(1, 2), keepdim=True)
-            planes[2, rows, columns] = 1
+            mark_mean(planes, truth, int(y * truth.shape[1]), int(x * truth.shape[2]), DEFAULT_RADIUS)
 
 
 @torch.inference_mode()
@@ -75,7 +73,7 @@ def curve(
 
     Args:
         generator: maps L (B, 1, S, S) and hints (B, 3, S, S) to ab; on `device`, in eval mode.
-        size: S, at which it was trained.
+        size: S, at which it works.
         images: the truth; a UserError says so if none of it has color.
         device: of the generator.
         seed: of the places.
@@ -113,7 +111,7 @@ def print_curve(cfg: HintCurveConfig) -> None:
     device = run.set_up_device(cfg.device)
     generator, info = open_generator(cfg.checkpoint, device)
     if not takes_hints(generator):
-        raise run.UserError(f"{cfg.checkpoint}: takes no hints; name a G_*.pt trained with --encoder")
+        raise run.UserError(f"{cfg.checkpoint}: takes no hints; name a G_*.pt with a pretrained encoder")
     scores = curve(generator, working_size(info), list_images(cfg.images_dir), device, cfg.seed)
     cells = [
         [f"{count}", f"{gain:+.2f}", f"{share:.2f}"] for count, (gain, share) in zip(COUNTS, scores, strict=True)

@@ -56,6 +56,13 @@ def square(row: int, column: int, radius: int) -> tuple[slice, slice]:
     return slice(max(0, row - radius), row + radius + 1), slice(max(0, column - radius), column + radius + 1)
 
 
+def mark_mean(hints: Tensor, ab: Tensor, row: int, column: int, radius: int) -> None:
+    """Add a hint, the mean of the true ab (2, H, W) in a square, to the hints (3, H, W) of a sample."""
+    rows, columns = square(row, column, radius)
+    hints[:2, rows, columns] = ab[:, rows, columns].mean(dim=(1, 2), keepdim=True)
+    hints[2, rows, columns] = 1
+
+
 def draw_hints(ab: Tensor) -> Tensor:
     """Draw hints for some of the samples: squares of 1 to 9 pixels that hold the mean of the true color there.
 
@@ -72,8 +79,5 @@ def draw_hints(ab: Tensor) -> Tensor:
             continue
         count = 1 + int(math.log(1 - draw / HINTED_SHARE) / math.log(1 - 1 / MEAN_HINTS))
         for y, x, r in torch.rand(count, 3).tolist():
-            row, column, radius = int(y * side), int(x * side), int(r * (MAX_RADIUS + 1))
-            rows, columns = square(row, column, radius)
-            sample[:2, rows, columns] = truth[:, rows, columns].mean(dim=(1, 2), keepdim=True)
-            sample[2, rows, columns] = 1
+            mark_mean(sample, truth, int(y * side), int(x * side), int(r * (MAX_RADIUS + 1)))
     return hints
