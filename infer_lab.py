@@ -123,9 +123,7 @@ def infer(cfg: InferConfig) -> None:
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = open_generator(checkpoint, device)
     if hints and not takes_hints(generator):
-        raise UserError(
-            f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt with a pretrained encoder"
-        )
+        raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt file")
     img_size = cfg.img_size or working_size(info)
     vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")

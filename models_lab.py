@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder_lab import EfficientNetLite
+from hints_lab import follow_hints
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -127,12 +128,12 @@ class GeneratorUNet(nn.Module):
             if isinstance(module, UpSample):
                 module.init_icnr()
 
-    def forward(self, l: Tensor, hints: None = None) -> Tensor:
-        """Predict color.
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color, and follow hints if there are any.
 
         Args:
             l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
-            hints: this network takes none.
+            hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere.
 
         Returns:
             (B, 2, H, W), ab in [-1, 1].
@@ -146,8 +147,10 @@ class GeneratorUNet(nn.Module):
             skips.append(x)  # (B, C_i, H'/2^i, W'/2^i)
         skips.pop()
         for up in self.ups:
+            features = x
             x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
-        return torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+        ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+        return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
 class SelfAttention(nn.Module):
@@ -171,7 +174,7 @@ class SelfAttention(nn.Module):
 
 
 class PretrainedUNet(nn.Module):
-    """Predict ab from L, and from color hints if there are any, by a U-Net whose encoder is an ImageNet classifier.
+    """Predict ab from L by a U-Net whose encoder is an ImageNet classifier.
 
     Args:
         encoder: one of LITE_SIZES.
@@ -199,9 +202,9 @@ class PretrainedUNet(nn.Module):
         self.architecture, self.lift = {**named, "channels": list(channels)}, lift
         self.encoder = EfficientNetLite(encoder)
         *skips, deepest = self.encoder.channels
-        extra = (3, 3, 3, 16)  # the hints; at 1/2, L and the hints of each of four pixels
-        widths = zip([deepest, *channels], skips[::-1], extra, channels, strict=False)
-        self.ups = nn.ModuleList(Up(i, skip + more, o, norm, upsample) for i, skip, more, o in widths)
+        skips[0] += 4  # L of each of four pixels
+        widths = zip([deepest, *channels], skips[::-1], channels, strict=False)
+        self.ups = nn.ModuleList(Up(i, skip, o, norm, upsample) for i, skip, o in widths)
         self.attention = SelfAttention(channels[0])
         self.head = UpSample(channels[-1], 2, upsample, kernel_size=3)
         for part in (self.ups, self.attention, self.head):
@@ -219,28 +222,28 @@ class PretrainedUNet(nn.Module):
         return self
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Predict color.
+        """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`.
 
         Args:
             l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
-            hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere; None for no hints.
+            hints: (B, 3, H, W).
 
         Returns:
             (B, 2, H, W), ab in [-1, 1].
         """
         height, width = l.shape[-2:]
-        pad = (0, -width % 32, 0, -height % 32)
-        l = F.pad(l, pad, mode="replicate")  # (B, 1, H', W')
-        hints = torch.zeros_like(l).expand(-1, 3, -1, -1) if hints is None else F.pad(hints, pad)
-        *skips, x = self.encoder(l)
-        pixels = F.pixel_unshuffle(torch.cat([l, hints], dim=1), 2)  # (B, 16, H'/2, W'/2)
-        extras = [pixels, *(pool_hints(hints, factor) for factor in (4, 8, 16))]
+        padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
+        *skips, x = self.encoder(padded)
+        skips[0] = torch.cat([skips[0], F.pixel_unshuffle(padded, 2)], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
         for level, up in enumerate(self.ups):
-            x = up(x, torch.cat([skips.pop(), extras.pop()], dim=1))  # (B, C_i, H'/2^i, W'/2^i)
+            features = x
+            x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
         ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
-        return lift_pale(ab, self.lift) if self.lift and not self.training else ab
+        if self.lift and not self.training:
+            ab = lift_pale(ab, self.lift)
+        return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
 def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
@@ -252,16 +255,6 @@ def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
     return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
 
 
-def pool_hints(hints: Tensor, factor: int) -> Tensor:
-    """Average the hints in each cell of factor x factor pixels: (B, 3, H, W) to (B, 3, H/factor, W/factor).
-
-    The third plane says whether there is any in the cell; the average is over the hinted pixels alone.
-    """
-    pooled = F.avg_pool2d(hints, factor)
-    share = pooled[:, 2:]
-    return torch.cat([pooled[:, :2] / share.clamp(min=1e-6), (share > 0).to(hints.dtype)], dim=1)
-
-
 Generator = GeneratorUNet | PretrainedUNet
 
 
@@ -271,11 +264,13 @@ class PatchDiscriminator(nn.Module):
     Args:
         width: channels of the first layer.
         norm: "batch", "instance" or "group".
+        shrink: factor by which the image is shrunk before it is judged; most photographs hold color at half of their
+            size (JPEG's 4:2:0).
     """
 
-    def __init__(self, width: int = 64, norm: str = "batch"):
+    def __init__(self, width: int = 64, norm: str = "batch", shrink: int = 1):
         super().__init__()
-        self.architecture = {"width": width, "norm": norm}
+        self.architecture, self.shrink = {"width": width, "norm": norm, "shrink": shrink}, shrink
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for in_channels, out_channels, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers += [
@@ -295,6 +290,6 @@ class PatchDiscriminator(nn.Module):
             ab: (B, 2, H, W), in [-1, 1].
 
         Returns:
-            (B, 1, H/8 - 2, W/8 - 2), one unbounded score a patch; near 1 means real.
+            (B, 1, H/8 - 2, W/8 - 2) of the shrunken sides: one unbounded score a patch; near 1 means real.
         """
-        return self.layers(torch.cat([l, ab], dim=1))
+        return self.layers(F.avg_pool2d(torch.cat([l, ab], dim=1), self.shrink))

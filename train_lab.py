@@ -23,7 +23,7 @@ from dataset_lab_cache import open_source
 from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.run import place, run_script
 from utils.training.encoder_weights import load_encoder_weights
-from utils.training.inputs import draw_inputs
+from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -48,7 +48,8 @@ def train(cfg: TrainConfig) -> Path:
         else:
             generator = place(PretrainedUNet(cfg.encoder, norm=cfg.norm, upsample=cfg.upsample), stage.device)
             load_encoder_weights(generator.encoder, cfg.encoder_weights)
-        discriminator = place(PatchDiscriminator(cfg.disc_width, cfg.norm), stage.device)
+        shrink = 1 if cfg.encoder == "none" else 2
+        discriminator = place(PatchDiscriminator(cfg.disc_width, cfg.norm, shrink), stage.device)
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     stage.begin(generator, discriminator, optimizer_g, optimizer_d, "epoch_{:03d}")
@@ -58,10 +59,10 @@ def train(cfg: TrainConfig) -> Path:
         if isinstance(generator, PretrainedUNet):
             generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
 
-        seen_l, hints = draw_inputs(generator, l, real_ab)
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
-            fake_ab = generator(seen_l, hints)  # (B, 2, S, S)
+            fake_ab = generator(seen_l)  # (B, 2, S, S)
             loss_d_real = gan_loss(discriminator(l, real_ab), True)
             loss_d_fake = gan_loss(discriminator(l, fake_ab.detach()), False)
         loss_d = 0.5 * (loss_d_real + loss_d_fake)

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 
 from config import VGGConfig
 from dataset_lab_cache import open_source
+from models_lab import PretrainedUNet
 from utils.run import place, run_script
-from utils.training.inputs import draw_inputs
+from utils.training.inputs import vary_tone
 from utils.training.losses import VGGLoss, gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -48,10 +49,10 @@ def train(cfg: VGGConfig) -> Path:
 
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
-        seen_l, hints = draw_inputs(generator, l, real_ab)
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
-            fake_ab = generator(seen_l, hints)  # (B, 2, S, S)
+            fake_ab = generator(seen_l)  # (B, 2, S, S)
             loss_d_real = gan_loss(discriminator(l, real_ab), True)
             loss_d_fake = gan_loss(discriminator(l, fake_ab.detach()), False)
         loss_d = 0.5 * (loss_d_real + loss_d_fake)

@@ -22,7 +22,7 @@ from calculate_metrics import grayscale, predict_at, stack
 from config import CORES, DEVICE, MetricsConfig
 from utils import run
 from utils.coloring.exported import open_generator
-from utils.coloring.hints import DEFAULT_RADIUS, takes_hints
+from utils.coloring.hints import DEFAULT_RADIUS, square, takes_hints
 from utils.files import list_images
 from utils.images import resize
 from utils.lab import (
@@ -37,7 +37,6 @@ from utils.lab import (
 )
 from utils.report import metrics
 from utils.training.checkpoints import working_size
-from utils.training.inputs import mark_mean
 
 COUNTS = (0, 1, 3, 10, 30, 100)
 
@@ -62,7 +61,9 @@ def add_hints(hints: Tensor, real_ab: Tensor, places: Tensor) -> None:
     """
     for planes, truth, some in zip(hints, real_ab, places.tolist(), strict=True):
         for y, x in some:
-            mark_mean(planes, truth, int(y * truth.shape[1]), int(x * truth.shape[2]), DEFAULT_RADIUS)
+            rows, columns = square(int(y * truth.shape[1]), int(x * truth.shape[2]), DEFAULT_RADIUS)
+            planes[:2, rows, columns] = truth[:, rows, columns].mean(dim=(1, 2), keepdim=True)
+            planes[2, rows, columns] = 1
 
 
 @torch.inference_mode()
@@ -111,7 +112,7 @@ def print_curve(cfg: HintCurveConfig) -> None:
     device = run.set_up_device(cfg.device)
     generator, info = open_generator(cfg.checkpoint, device)
     if not takes_hints(generator):
-        raise run.UserError(f"{cfg.checkpoint}: takes no hints; name a G_*.pt with a pretrained encoder")
+        raise run.UserError(f"{cfg.checkpoint}: takes no hints; name a G_*.pt file")
     scores = curve(generator, working_size(info), list_images(cfg.images_dir), device, cfg.seed)
     cells = [
         [f"{count}", f"{gain:+.2f}", f"{share:.2f}"] for count, (gain, share) in zip(COUNTS, scores, strict=True)

@@ -45,6 +45,14 @@ def test_load_imagenet_refuses_other_weights():
     assert torch.equal(encoder.conv_stem.weight, before)
 
 
+def test_requires_grad_lets_the_deeper_stages_learn_alone():
+    encoder = EfficientNetLite("lite0")
+    for learns in (True, False):
+        encoder.requires_grad_(learns)
+        assert not any(p.requires_grad for p in (*encoder.conv_stem.parameters(), *encoder.blocks[:3].parameters()))
+        assert all(p.requires_grad == learns for p in encoder.blocks[3:].parameters())
+
+
 def test_depthwise_convolution_has_the_same_gradient_in_mixed_precision():
     torch.manual_seed(0)
     layer = DepthwiseConv(8, 5, 2)

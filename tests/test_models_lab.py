@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, lift_pale, pool_hints
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, lift_pale
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -126,12 +126,13 @@ def test_pretrained_unet_keeps_the_statistics_of_its_encoder():
         assert not torch.equal(decoder.running_mean, before[1])
 
 
-def test_pool_hints_averages_the_hinted_pixels_alone():
-    hints = torch.zeros(1, 3, 4, 8)
-    hints[0, :, 1, 2] = torch.tensor([0.4, -0.2, 1.0])
-    hints[0, :, 3, 3] = torch.tensor([0.8, 0.0, 1.0])
-    expected = torch.tensor([[0.6, 0.0], [-0.1, 0.0], [1.0, 0.0]])[None, :, None]
-    assert torch.allclose(pool_hints(hints, 4), expected)
+def test_discriminator_judges_a_shrunken_image():
+    discriminator = PatchDiscriminator(width=8).eval()
+    shrunken = PatchDiscriminator(width=8, shrink=2).eval()
+    shrunken.load_state_dict(discriminator.state_dict())
+    l, ab = torch.rand(1, 1, 64, 64), torch.rand(1, 2, 64, 64)
+    large = (x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for x in (l, ab))
+    assert torch.allclose(shrunken(*large), discriminator(l, ab), atol=1e-6)
 
 
 def test_lift_pale_gives_a_pale_picture_color_and_takes_some_from_a_gaudy_one():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import skimage.color
 import torch
-from coloring_subjects import CPU, PHOTO, Wild, visible_generator
+from coloring_subjects import CPU, PHOTO, Wild
 
 import infer_lab
 from config import DEFAULT_CHECKPOINT
@@ -22,8 +22,7 @@ from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_png
 from utils.lab import AB_SCALE
 from utils.run import UserError
-from utils.training.checkpoints import save_network, working_size
-from utils.training.inputs import MAX_RADIUS
+from utils.training.checkpoints import working_size
 
 BLUE = "#2040a0"
 WANTED = skimage.color.rgb2lab(np.array([0x20, 0x40, 0xA0]) / 255)[1:]
@@ -50,11 +49,12 @@ def test_hint_planes_scales_the_place_and_the_radius() -> None:
         (Hint(0, 0, BLUE, 0), (0, 0, 0, 0)),
         (Hint(999, 399, BLUE, 0.01), (39, 39, 99, 99)),
         (Hint(500, 0, BLUE), (0, DEFAULT_RADIUS, 50 - DEFAULT_RADIUS, 50 + DEFAULT_RADIUS)),
-        (Hint(505, 205, BLUE, 1e300), (20 - MAX_RADIUS, 20 + MAX_RADIUS, 50 - MAX_RADIUS, 50 + MAX_RADIUS)),
+        (Hint(505, 205, BLUE, 70), (13, 27, 43, 57)),
+        (Hint(505, 205, BLUE, 1e300), (0, 39, 0, 99)),
     ],
-    ids=["corner", "tiny", "default", "huge"],
+    ids=["corner", "tiny", "default", "large", "huge"],
 )
-def test_hint_planes_never_lose_a_hint_nor_exceed_those_of_training(hint: Hint, box: tuple[int, ...]) -> None:
+def test_hint_planes_never_lose_a_hint(hint: Hint, box: tuple[int, ...]) -> None:
     assert hinted(hint_planes([hint], (400, 1000), torch.zeros(1, 40, 100))) == box
 
 
@@ -134,7 +134,7 @@ def test_shipped_network_without_hints_gives_what_it_gives_without_the_argument(
 def test_hint_moves_its_place_and_leaves_what_is_far_away(
     shipped: tuple[PretrainedUNet, int], name: str, x: int, y: int, color: str
 ) -> None:
-    """Measured, in CIELAB units: 6 to 23 from the color, 0.11 to 0.31 of before; beyond 40 pixels moved by 0.13."""
+    """Measured, in CIELAB units: 1 to 3 from the color; half a photograph away moved by 3.6, 0.3 on average."""
     generator, size = shipped
     photo = Picture(load_photo(name), None)
     l = prepare(photo, size)
@@ -143,11 +143,12 @@ def test_hint_moves_its_place_and_leaves_what_is_far_away(
     place = planes[2] > 0
     wanted = AB_SCALE * planes[:2, place].mean(dim=1)
     distances = [(ab[:, place].mean(dim=1) - wanted).norm() for ab in (before, after)]
-    assert distances[1] < 25 and distances[1] < 0.4 * distances[0]
+    assert distances[1] < 5 and distances[1] < 0.1 * distances[0]
     row, column = place.nonzero().float().mean(dim=0)
     rows, columns = torch.arange(l.shape[1])[:, None], torch.arange(l.shape[2])
-    far = (rows - row).square() + (columns - column).square() > 40**2
-    assert (after - before).norm(dim=0)[far].max() < 0.5
+    far = (rows - row).square() + (columns - column).square() > (size / 2) ** 2
+    moved = (after - before).norm(dim=0)[far]
+    assert moved.max() < 6 and moved.mean() < 0.5
 
 
 def test_predict_ab_of_a_batch_gives_each_plane_its_own_hints(shipped: tuple[PretrainedUNet, int]) -> None:
@@ -227,10 +228,14 @@ def test_infer_refuses_hints_of_another_image(
 
 
 def test_infer_refuses_hints_that_nothing_can_take(
-    run: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    save_network(
-        tmp_path / "G.pt", visible_generator(), {"stage": "a", "epoch": 1, "step": 1, "config": {"img_size": 64}}
+    info = {"stage": "a", "epoch": 1, "step": 1, "config": {"img_size": 64}}
+    opened = infer_lab.open_generator
+    monkeypatch.setattr(
+        infer_lab,
+        "open_generator",
+        lambda path, device: (torch.nn.Identity(), info) if path.suffix == ".onnx" else opened(path, device),
     )
     (tmp_path / "a.json").write_text("[]")
     (tmp_path / "two").mkdir()
@@ -239,7 +244,7 @@ def test_infer_refuses_hints_that_nothing_can_take(
     write_png(tmp_path / "in" / "a.png", PHOTO)
     write_png(tmp_path / "in" / "b.png", PHOTO)
     for source, hints, checkpoint, reason in [
-        ("a.png", "a.json", tmp_path / "G.pt", "G.pt: takes no hints"),
+        ("a.png", "a.json", tmp_path / "G.onnx", "G.onnx: takes no hints"),
         ("a.png", "no.json", DEFAULT_CHECKPOINT, "no.json: no such file"),
         ("in", "a.json", DEFAULT_CHECKPOINT, "for 2 images name a folder"),
         ("in", "two", DEFAULT_CHECKPOINT, "z.json: there is no image z.*"),

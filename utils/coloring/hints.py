@@ -1,7 +1,7 @@
 """Color hints: the colors that someone wants at places of a photograph, and the planes that the network takes.
 
 Hints as in Zhang et al. 2017, "Real-Time User-Guided Image Colorization with Learned Deep Priors", arXiv:1705.02999.
-docs/USAGE.md describes the file format. Uses what `utils.training.inputs` says of the hints of training.
+docs/USAGE.md describes the file format; `hints_lab` follows the planes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models_lab import PretrainedUNet
+from models_lab import Generator
 from utils.images import ImageError
 from utils.lab import normalize_ab, rgb_to_lab
 from utils.run import UserError
-from utils.training.inputs import MAX_RADIUS, square
 
 # Pixels of the working size. Of 0 to 4 it brings an average place of a photograph closest to what the hint asks for.
 DEFAULT_RADIUS = 2
@@ -78,8 +77,8 @@ class Hints:
 
 
 def takes_hints(generator: nn.Module) -> bool:
-    """Whether a generator takes hints; a GeneratorUNet and an exported network do not."""
-    return isinstance(generator, PretrainedUNet)
+    """Whether a generator takes hints; an exported network does not."""
+    return isinstance(generator, Generator)
 
 
 def _number(entry: Mapping[str, object], key: str, where: str) -> float:
@@ -181,8 +180,13 @@ def crop_hints(hints: Sequence[Hint], top: int, left: int, height: int, width: i
     return [hint for hint in moved if 0 <= hint.x < width and 0 <= hint.y < height]
 
 
+def square(row: int, column: int, radius: int) -> tuple[slice, slice]:
+    """Give the rows and columns of a hint's square, as far as they are inside the image."""
+    return slice(max(0, row - radius), row + radius + 1), slice(max(0, column - radius), column + radius + 1)
+
+
 def hint_planes(hints: Sequence[Hint], size: tuple[int, int], plane: Tensor) -> Tensor:
-    """Draw hints at the size that the network sees: squares of one pixel at least, and of MAX_RADIUS at most.
+    """Draw hints at the size that the network sees: squares of one pixel at least.
 
     Args:
         hints: inside the photograph.
@@ -197,7 +201,7 @@ def hint_planes(hints: Sequence[Hint], size: tuple[int, int], plane: Tensor) -> 
     for hint in hints:
         rgb = torch.tensor([*bytes.fromhex(hint.color[1:])]).view(3, 1, 1) / 255
         row, column = min(int((hint.y + 0.5) * h / height), h - 1), min(int((hint.x + 0.5) * w / width), w - 1)
-        radius = DEFAULT_RADIUS if hint.radius is None else round(min(hint.radius * h / height, MAX_RADIUS))
+        radius = DEFAULT_RADIUS if hint.radius is None else round(min(hint.radius * h / height, h + w))
         rows, columns = square(row, column, radius)
         planes[:2, rows, columns] = normalize_ab(rgb_to_lab(rgb)[1:])
         planes[2, rows, columns] = 1

@@ -1,0 +1,68 @@
+import math
+
+import torch
+
+from hints_lab import FEATURE_REACH, LIGHTNESS_REACH, NOISE, PLACE_REACH, follow_hints
+from models_lab import GeneratorUNet
+
+
+def hint(rows: slice, columns: slice, ab: tuple[float, float], side: int = 64) -> torch.Tensor:
+    planes = torch.zeros(1, 3, side, side)
+    planes[0, :, rows, columns] = torch.tensor([*ab, 1.0]).view(3, 1, 1)
+    return planes
+
+
+CELL = slice(32, 36), slice(32, 36)  # a single cell of 4 x 4 pixels
+FLAT = torch.zeros(1, 1, 64, 64)
+PLAIN = torch.zeros(1, 8, 16, 16)
+
+
+def test_follow_hints_fades_with_the_distance_by_the_kernel():
+    ab = follow_hints(torch.full((1, 2, 64, 64), 0.1), hint(*CELL, (0.5, -0.3)), FLAT, PLAIN)
+    for distance in (0, 6, 16):  # pixels from the middle of the cell to that of a square of 2 x 2 pixels
+        alike = math.exp(-((distance / (64 * PLACE_REACH)) ** 2) / 2)
+        # bilinear enlargement: the middle of the cell lies between four squares, 1 pixel away on each axis
+        column = slice(33 + distance, 35 + distance)
+        found = ab[0, :, 33:35, column].mean(dim=(1, 2))
+        expected = 0.1 + torch.tensor([0.4, -0.4]) * alike / (1 + NOISE)
+        torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+
+
+def test_follow_hints_stops_where_the_features_or_the_lightness_differ():
+    halves = (torch.arange(16) < 8).float().expand(1, 8, 16, 16)  # the hint is left of column 32
+    planes = hint(slice(28, 32), slice(24, 28), (0.5, 0.5))
+    near, far = (..., slice(28, 32), slice(24, 28)), (..., slice(28, 32), slice(40, 44))
+    alone = follow_hints(FLAT.expand(-1, 2, -1, -1), planes, FLAT, PLAIN)
+    by_features = follow_hints(FLAT.expand(-1, 2, -1, -1), planes, FLAT, halves)
+    light = FLAT + (torch.arange(64) < 32)
+    by_lightness = follow_hints(FLAT.expand(-1, 2, -1, -1), planes, light, PLAIN)
+    for ab, reach in ((by_features, 2 / FEATURE_REACH), (by_lightness, 1 / LIGHTNESS_REACH)):
+        torch.testing.assert_close(ab[near], alone[near], atol=0.01, rtol=0)
+        ratio = (ab[far] / alone[far]).mean()
+        torch.testing.assert_close(ratio, torch.tensor(math.exp(-(reach**2) / 2)), atol=0.01, rtol=0)
+
+
+def test_follow_hints_meets_each_of_two_hints():
+    planes = hint(*CELL, (0.5, 0.0)) + hint(slice(32, 36), slice(44, 48), (-0.5, 0.2))
+    ab = follow_hints(torch.zeros(1, 2, 64, 64), planes, FLAT, PLAIN)
+    for columns, wanted in ((slice(33, 35), (0.5, 0.0)), (slice(45, 47), (-0.5, 0.2))):
+        torch.testing.assert_close(ab[0, :, 33:35, columns].mean(dim=(1, 2)), torch.tensor(wanted), atol=0.06, rtol=0)
+
+
+def test_follow_hints_leaves_a_sample_without_hints_and_the_range():
+    prediction = 0.02 * torch.rand(2, 2, 64, 64)
+    planes = torch.cat([torch.zeros(1, 3, 64, 64), hint(slice(0, 64), slice(0, 64), (1.0, -1.0))])
+    ab = follow_hints(prediction, planes, FLAT.expand(2, -1, -1, -1), PLAIN.expand(2, -1, -1, -1))
+    assert torch.equal(ab[0], prediction[0])
+    assert ab.abs().max() <= 1 and ab[1, 0].min() > 0.9 and ab[1, 1].max() < -0.9
+
+
+@torch.inference_mode()
+def test_generator_unet_follows_hints_at_any_size_and_depth():
+    for depth, height, width in ((2, 3, 5), (4, 33, 70), (6, 64, 64)):
+        generator = GeneratorUNet(8, depth).eval()
+        l, planes = torch.rand(1, 1, height, width) * 2 - 1, torch.zeros(1, 3, height, width)
+        assert torch.equal(generator(l, planes), generator(l))
+        planes[:, 0, 1, 2], planes[:, 2, 1, 2] = 0.5, 1.0
+        moved = generator(l, planes) - generator(l)
+        assert moved.shape == (1, 2, height, width) and moved[0, 0, 1, 2] > 0.2
