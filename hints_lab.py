@@ -35,7 +35,8 @@ def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tens
     height, width = l.shape[-2:]
     padding = (0, 4 * features.shape[-1] - width, 0, 4 * features.shape[-2] - height)
     with torch.autocast(l.device.type, enabled=False):
-        looks = describe(F.pad(l, padding, mode="replicate"), features.float(), min(height, width))  # (B, E, H'/2, W'/2)
+        l = F.pad(l, padding, mode="replicate")
+        looks = describe(l, features.float(), min(height, width))  # (B, E, H'/2, W'/2)
         marked = F.pad(hints[:, 2:], padding)
         asked = F.pad(hints[:, :2] - ab * hints[:, 2:], padding)  # (B, 2, H', W')
         change = torch.stack([spread(*sample) for sample in zip(asked, marked, looks, strict=True)])
