@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from affinity_lab import even_out, follow_hints
 from encoder_lab import EfficientNetLite
-from hints_lab import follow_hints
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -176,6 +176,8 @@ class SelfAttention(nn.Module):
 class PretrainedUNet(nn.Module):
     """Predict ab from L by a U-Net whose encoder is an ImageNet classifier.
 
+    In eval mode colors are evened out over places that look alike, and pale pictures lifted.
+
     Args:
         encoder: one of LITE_SIZES.
         channels: of the decoder, at 1/16, 1/8, 1/4 and 1/2 of the input's size.
@@ -240,9 +242,10 @@ class PretrainedUNet(nn.Module):
             x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
-        ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
-        if self.lift and not self.training:
-            ab = lift_pale(ab, self.lift)
+        ab = torch.tanh(self.head(x))  # (B, 2, H', W')
+        if not self.training:
+            ab = lift_pale(even_out(ab, padded, features)[..., :height, :width], self.lift)
+        ab = ab[..., :height, :width]  # (B, 2, H, W)
         return ab if hints is None else follow_hints(ab, hints, l, features)
 
 

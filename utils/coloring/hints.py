@@ -1,7 +1,7 @@
 """Color hints: the colors that someone wants at places of a photograph, and the planes that the network takes.
 
 Hints as in Zhang et al. 2017, "Real-Time User-Guided Image Colorization with Learned Deep Priors", arXiv:1705.02999.
-docs/USAGE.md describes the file format; `hints_lab` follows the planes.
+docs/USAGE.md describes the file format; `affinity_lab` follows the planes.
 """
 
 from __future__ import annotations

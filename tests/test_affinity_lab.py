@@ -1,9 +1,10 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
-from hints_lab import FEATURE_REACH, LIGHTNESS_REACH, NOISE, PLACE_REACH, follow_hints
-from models_lab import GeneratorUNet
+from affinity_lab import EVEN_REACH, FEATURE_REACH, LIGHTNESS_REACH, NOISE, PLACE_REACH, even_out, follow_hints
+from models_lab import GeneratorUNet, PretrainedUNet
 
 
 def hint(rows: slice, columns: slice, ab: tuple[float, float], side: int = 64) -> torch.Tensor:
@@ -66,3 +67,33 @@ def test_generator_unet_follows_hints_at_any_size_and_depth():
         planes[:, 0, 1, 2], planes[:, 2, 1, 2] = 0.5, 1.0
         moved = generator(l, planes) - generator(l)
         assert moved.shape == (1, 2, height, width) and moved[0, 0, 1, 2] > 0.2
+
+
+def test_even_out_averages_by_the_kernel_of_the_distance():
+    ab = torch.zeros(1, 2, 64, 64)
+    ab[..., 24:32, 24:32] = 0.5  # one of 8 x 8 cells
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    places = 8 * torch.stack([y, x], dim=-1).view(64, 2) / (64 * PLACE_REACH * EVEN_REACH)
+    weights = torch.exp(-(places[:, None] - places).square().sum(dim=2) / 2)
+    cells = 0.5 * (weights[:, 3 * 8 + 3] / weights.sum(dim=1)).view(1, 1, 8, 8)
+    cells[..., 3, 3] -= 0.5
+    expected = ab + F.interpolate(cells, scale_factor=8, mode="bilinear")
+    torch.testing.assert_close(even_out(ab, FLAT, PLAIN), expected, atol=1e-5, rtol=0)
+
+
+def test_even_out_keeps_what_is_even_and_what_looks_different_apart():
+    halves = (torch.arange(16) < 8).float().expand(1, 8, 16, 16)
+    ab = torch.where(torch.arange(64) < 32, 0.4, -0.4).expand(1, 2, 64, 64)
+    light = 2.0 * (torch.arange(64) < 32) - 1
+    assert torch.allclose(even_out(ab, light.expand(1, 1, 64, 64), halves), ab, atol=1e-3)
+    patched = ab + 0.1 * torch.randn(1, 2, 8, 8).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    evened = even_out(patched, light.expand(1, 1, 64, 64), halves)
+    assert (evened - ab).square().mean() < (patched - ab).square().mean() / 2
+
+
+@torch.inference_mode()
+def test_pretrained_unet_evens_out_in_eval_mode_alone(monkeypatch):
+    network = PretrainedUNet("lite0", channels=(32, 24, 16, 8))
+    l = torch.rand(2, 1, 64, 96)
+    monkeypatch.setattr("models_lab.even_out", lambda ab, l, features: torch.zeros_like(ab))
+    assert network.train()(l).abs().max() > 0 == network.eval()(l).abs().max()

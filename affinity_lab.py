@@ -1,0 +1,116 @@
+"""Places that look alike to the network: their colors are evened out, and hints spread over them.
+
+Two places are alike if they are near each other and equally light, and if the decoder's features agree, as in An and
+Pellacini 2008, "AppProp: All-Pairs Appearance-Space Edit Propagation". Nothing is trained for it.
+
+- `even_out` averages a prediction over such places, as the non-local means of Buades, Coll and Morel 2005 do, so that
+  a thing of one color does not get patches.
+- `follow_hints` spreads the difference between a color hint and the prediction by kriging, as Gaussian process
+  regression is called for images and maps (Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning",
+  eq. 2.25).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Distances at which two places are alike by exp(-1/2), if they agree in all else (docs/RECIPE.md)
+FEATURE_REACH = 1.0  # root mean square over the channels, in standard deviations
+LIGHTNESS_REACH = 0.5  # of L in [-1, 1]
+PLACE_REACH = 0.2  # of the shorter side
+NOISE = 0.03  # variance of a hint, relative to the differences: neighbors that disagree are averaged
+EVEN_REACH = 0.5  # of these distances, for `even_out`
+
+
+def describe(l: Tensor, features: Tensor, side: int, factor: int) -> Tensor:
+    """Describe each place so that the distance between two tells how alike they are, in reaches.
+
+    Args:
+        l: (B, 1, H, W), in [-1, 1].
+        features: (B, C, H/4, W/4).
+        side: pixels of the photograph's shorter side.
+        factor: of l's size to that of the result.
+
+    Returns:
+        (B, C + 3, H/factor, W/factor).
+    """
+    deviation, mean = torch.std_mean(features, dim=(2, 3), correction=0, keepdim=True)
+    features = (features - mean) / (deviation + 1e-3) / features.shape[1] ** 0.5 / FEATURE_REACH
+    features = F.interpolate(features, scale_factor=4 / factor, mode="bilinear")  # (B, C, H/factor, W/factor)
+    light = F.avg_pool2d(l, factor) / LIGHTNESS_REACH
+    rows, columns = (torch.arange(n, device=l.device) * (factor / side / PLACE_REACH) for n in light.shape[-2:])
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, H/factor, W/factor)
+    return torch.cat([features, light, places.expand(len(l), -1, -1, -1)], dim=1)
+
+
+def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
+    """Replace the average color of each cell of 8 x 8 pixels by that of the cells that look alike.
+
+    Args:
+        ab: (B, 2, H, W), the prediction, in [-1, 1]; the sides are multiples of 8.
+        l: (B, 1, H, W), in [-1, 1].
+        features: (B, C, H/4, W/4).
+
+    Returns:
+        (B, 2, H, W), in [-1, 1].
+    """
+    with torch.autocast(l.device.type, enabled=False):
+        looks = describe(l.float(), features.float(), min(l.shape[-2:]), 8).flatten(2).mT / EVEN_REACH  # (B, N, E)
+        cells = F.avg_pool2d(ab.float(), 8)  # (B, 2, H/8, W/8)
+        # softmax over the second place of -|x - y|^2 / 2 = x y - y^2 / 2 - ..., the rest does not depend on it
+        query = torch.cat([looks, torch.ones_like(looks[..., :1])], dim=2)
+        key = torch.cat([looks, looks.square().sum(dim=2, keepdim=True) / -2], dim=2)
+        evened = F.scaled_dot_product_attention(query, key, cells.flatten(2).mT, scale=1.0)  # (B, N, 2)
+        change = evened.mT.reshape(cells.shape) - cells
+        return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
+
+
+def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tensor:
+    """Move predicted colors toward hints, most at the hints and places like them.
+
+    Args:
+        ab: (B, 2, H, W), the prediction, in [-1, 1].
+        hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere.
+        l: (B, 1, H, W), in [-1, 1].
+        features: (B, C, H'/4, W'/4), of l padded to (H', W') at its right and lower edges.
+
+    Returns:
+        (B, 2, H, W), in [-1, 1]; a sample without hints is unchanged.
+    """
+    height, width = l.shape[-2:]
+    padding = (0, 4 * features.shape[-1] - width, 0, 4 * features.shape[-2] - height)
+    with torch.autocast(l.device.type, enabled=False):
+        l = F.pad(l, padding, mode="replicate")
+        looks = describe(l, features.float(), min(height, width), 2)  # (B, E, H'/2, W'/2)
+        marked = F.pad(hints[:, 2:], padding)
+        asked = F.pad(hints[:, :2] - ab * hints[:, 2:], padding)  # (B, 2, H', W')
+        change = torch.stack([spread(*sample) for sample in zip(asked, marked, looks, strict=True)])
+        change = F.interpolate(change, scale_factor=2, mode="bilinear")  # (B, 2, H', W')
+    return (ab + change[..., :height, :width]).clamp(-1, 1)
+
+
+def spread(asked: Tensor, marked: Tensor, looks: Tensor) -> Tensor:
+    """Estimate everywhere the difference that is known at hints.
+
+    Args:
+        asked: (2, H, W), the difference at the hints, and 0 elsewhere.
+        marked: (1, H, W), 1 at the hints, and 0 elsewhere.
+        looks: (E, H/2, W/2) of `describe`.
+
+    Returns:
+        (2, H/2, W/2).
+    """
+    share = F.avg_pool2d(marked, 4)[0]  # (H/4, W/4): cells of 4 x 4 pixels
+    hinted = share > 0
+    known = F.avg_pool2d(asked, 4)[:, hinted] / share[hinted]  # (2, N): the means of the hinted pixels
+    there = F.avg_pool2d(looks * F.avg_pool2d(marked, 2), 2)[:, hinted] / share[hinted]  # (E, N)
+    alike = kernel(there, there) + NOISE * torch.eye(there.shape[1], device=looks.device)
+    weights = torch.linalg.solve(alike, known.T)  # (N, 2)
+    return (kernel(looks.flatten(1), there) @ weights).T.unflatten(1, looks.shape[1:])
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Compute how alike places (E, M) and (E, N) are: (M, N), in [0, 1]."""
+    return torch.exp(-torch.cdist(a.T, b.T).square() / 2)
