@@ -25,6 +25,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
+_ROWS = 16  # looked at together
 QUALITY = 95  # of JPEG and WebP
 _QUALITIES = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
@@ -53,7 +54,8 @@ class Picture:
     @property
     def has_color(self) -> bool:
         """Whether any pixel has channels that differ."""
-        return bool((self.rgb != self.rgb[:, :, :1]).any())
+        rows = (self.rgb[top : top + _ROWS] for top in range(0, len(self.rgb), _ROWS))
+        return any((strip != strip[:, :, :1]).any() for strip in rows)  # the first few tell it of a color photograph
 
 
 def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:

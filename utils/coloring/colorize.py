@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,14 @@ def predict_ab(
     return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
+def _resize_bilinear(planes: Tensor, height: int, width: int) -> np.ndarray:
+    """Resize planes (2, h, w), antialiased where a side shrinks, which OpenCV cannot do but does not slow it down."""
+    if height >= planes.shape[1] and width >= planes.shape[2]:
+        enlarged = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
+        return np.stack(enlarged)
+    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()
+
+
 @torch.inference_mode()
 def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Picture:
     """Give a picture the predicted color and leave it its lightness; what sRGB cannot show is moved toward gray.
@@ -99,7 +108,7 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     """
     height, width = picture.rgb.shape[:2]
     small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    small_ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0].numpy()
+    small_ab = _resize_bilinear(denormalize_ab(ab), *small)
     source = (torch.arange(height) + 0.5) * (small[0] / height) - 0.5
     source = source.clamp(0, small[0] - 1).numpy()
     above = source.astype(np.intp)
@@ -108,7 +117,7 @@ def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Pic
     colored = np.empty_like(picture.rgb, order="C")
     outside: list[tuple[np.ndarray, np.ndarray]] = []  # flat indices, and their ab, (2, M)
     rows = max(1, strip_pixels // width)
-    for strip in (slice(top, top + rows) for top in range(0, height, rows)):
+    for strip in (slice(top, min(top + rows, height)) for top in range(0, height, rows)):
         upper, strip_ab = (small_ab.take(row[strip], axis=1) for row in (above, below))  # (2, rows, W)
         strip_ab -= upper
         strip_ab *= weight[strip]
