@@ -379,5 +379,6 @@ def test_windows_bound_images_and_pixels(tmp_path: Path, monkeypatch: pytest.Mon
         write_png(images[-1], np.zeros((height, width, 3), np.uint8))
     (tmp_path / "7.png").write_text("broken")
     images.append(tmp_path / "7.png")
-    cut = list(folders._windows(images, most_images=3))
+    cut, pixels = zip(*folders._windows(images, most_images=3), strict=True)
     assert [[int(path.stem) for path in window] for window in cut] == [[0, 1], [2], [3], [4, 5, 6], [7]]
+    assert pixels == (400, 200, 8100, 75, 0)
