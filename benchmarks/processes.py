@@ -74,6 +74,9 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
     note = "default generator; textbook's results are 256 x 256, ours have the size of the inputs"
     theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, default, PNG]
     rows.append(row("coloring a folder of full-size images", None, theirs, ours, note))
+    note = f"{DEFAULT_CHECKPOINT.name}, {len(images)} JPEGs to JPEGs of their size; textbook's are PNGs of 256 x 256"
+    ours = ["infer_lab.py", images_dir, DEFAULT_CHECKPOINT]
+    rows.append(row("coloring a folder, default checkpoint", 6, theirs, ours, note))
     theirs, ours = ["metrics", images_dir, *results], [METRICS, images_dir, "--results", *named]
     note = f"{len(images)} images, three folders of results, no FID, no LPIPS; ours adds the two reference rows"
     return [*rows, row("metrics of three models", 4, theirs, ours, note)]
