@@ -268,11 +268,7 @@ def encode_lab(rgb: np.ndarray) -> np.ndarray:
 
     OpenCV's table-driven conversion: within three levels of, and 0.3 on average from, `skimage.color.rgb2lab`.
 
-    Args:
-        rgb: (H, W, 3), uint8.
-
-    Returns:
-        (H, W, 3), uint8: L * 255/100, a + 128, b + 128.
+    Takes (H, W, 3), uint8, and gives (H, W, 3), uint8: L * 255/100, a + 128, b + 128.
     """
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -160,7 +160,7 @@ def color_frames(
     on_cpu = device.type == "cpu"
     share = max(1, batch_size // num_workers) if on_cpu else batch_size
     threads = max(1, torch.get_num_threads() // num_workers)
-    gate = nullcontext() if on_cpu else Lock()  # a GPU's memory is for one batch
+    gate: AbstractContextManager[object] = nullcontext() if on_cpu else Lock()  # a GPU's memory is for one batch
 
     def look(pictures: list[Picture], earlier: list[Picture]) -> Looked:
         """Predict the colors of pictures, and link each to the one before; `earlier` has that before the first."""
