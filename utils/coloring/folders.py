@@ -183,9 +183,9 @@ def color_images(
         if cfg.compare:
             write_png(cfg.output_dir / COMPARE / panels[path], comparison(picture, colored, loaded.true_color))
 
-    def predict_and_write(batch: Sequence[Loaded]) -> None:
-        for loaded, ab in zip(batch, predict(batch), strict=True):
-            write(loaded, ab)
+    def predict_and_write(batch: list[Loaded]) -> None:
+        for ab in predict(batch):
+            write(batch.pop(0), ab)  # what is written leaves the memory
 
     def start(found: list[Loaded | None]) -> list[Future[None]]:
         loaded = [image for image in found if image]
