@@ -211,7 +211,7 @@ def recolor(rgb: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if linear.min() < _SURELY_LOW or linear.max() > _SURELY_HIGH:
         outside = np.flatnonzero(cv2.inRange(linear, (_SURELY_LOW,) * 3, (_SURELY_HIGH,) * 3) == 0)
     if is_8_bit:
-        steps = cv2.addWeighted(linear, _STEPS, linear, 0, 0, dtype=cv2.CV_16U)  # rounds and clips
+        steps: np.ndarray = cv2.addWeighted(linear, _STEPS, linear, 0, 0, dtype=cv2.CV_16U)  # rounds and clips
         return _levels_of_linear().take(steps, mode="clip"), outside
     above, below = _parts(linear, 0.0031308)
     scales = 1.055 * highest, 12.92 * highest, -0.055 * highest

@@ -86,8 +86,10 @@ def fold_norms(generator: Generator) -> Generator:
     for module in generator.modules():
         for (_, conv), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+                mean, var = norm.running_mean, norm.running_var
+                assert mean is not None and var is not None
+                fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
+                conv.weight, conv.bias = fused
                 setattr(module, norm_name, nn.Identity())
     return generator
 
