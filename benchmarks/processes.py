@@ -18,6 +18,7 @@ from models_lab import GeneratorUNet
 from utils import run
 from utils.coloring.colorize import cast_convolutions
 from utils.coloring.exported import open_generator
+from utils.coloring.folders import MOST_PIXELS
 from utils.data.sample_set import load_photo
 from utils.images import read_rgb
 from utils.training import checkpoints
@@ -74,13 +75,16 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
     note = "default generator; textbook's results are 256 x 256, ours have the size of the inputs"
     theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, default, PNG]
     rows.append(row("coloring a folder of full-size images", None, theirs, ours, note))
+    note = f"{DEFAULT_CHECKPOINT.name}, {len(images)} JPEGs to JPEGs of their size; textbook's are PNGs of 256 x 256"
+    ours = ["infer_lab.py", images_dir, DEFAULT_CHECKPOINT]
+    rows.append(row("coloring a folder, default checkpoint", 6, theirs, ours, note))
     theirs, ours = ["metrics", images_dir, *results], [METRICS, images_dir, "--results", *named]
     note = f"{len(images)} images, three folders of results, no FID, no LPIPS; ours adds the two reference rows"
     return [*rows, row("metrics of three models", 4, theirs, ours, note)]
 
 
 def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.device) -> list[Row]:
-    """Measure the peak memory of each script on 80 images and on 800, and of coloring a large one."""
+    """Measure the peak memory of each script on 80 images and on 800, and of coloring large ones."""
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     output = folder / "memory"
     peaks: dict[str, list[float]] = {}
@@ -98,21 +102,27 @@ def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.devi
     for name, (few, many) in peaks.items():
         note = f"80 images: {few:.0f} MB, 800 images: {many / few - 1:+.1%}"
         rows.append(Row(f"peak memory of {name}", "MB", many, note=note))
-    peak, limit = color_large_image(100, folder)
-    return [*rows, Row("peak memory of 100 megapixels", "MB", peak, note=f"infer_lab.py; limit {limit:.0f} MB")]
+    for name, megapixels, count in (("100 megapixels", 100, 1), ("four images of 60 megapixels", 60, 4)):
+        peak, limit = color_large_images(megapixels, folder, count)
+        rows.append(Row(f"peak memory of {name}", "MB", peak, note=f"infer_lab.py; limit {limit:.0f} MB"))
+    return rows
 
 
-def color_large_image(megapixels: int, folder: Path) -> tuple[float, float]:
-    """Color an enlarged photograph on the CPU; return the peak memory and its limit, in 10**6 bytes."""
+def color_large_images(megapixels: int, folder: Path, count: int = 1) -> tuple[float, float]:
+    """Color copies of an enlarged photograph on the CPU; return the peak memory and its limit, in 10**6 bytes."""
     width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
     height = round(megapixels * 1e6 / width)
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     enlarged = cv2.resize(load_photo("astronaut"), (width, height), interpolation=cv2.INTER_LINEAR)
     cv2.imwrite(str(folder / "large.jpg"), enlarged[:, :, ::-1])
-    _, peak = run_python("infer_lab.py", folder / "large.jpg", generator, PNG, "--device cpu --output-dir", folder)
-    with Image.open(folder / "large.png") as colored:
-        assert colored.size == (width, height)
-    return peak, BASE + BYTES_PER_PIXEL * width * height / 1e6
+    images, output = repeat([folder / "large.jpg"], count, folder / f"large{count}"), folder / f"colored{count}"
+    _, peak = run_python("infer_lab.py", images, generator, PNG, "--device cpu --output-dir", output)
+    assert len(list(output.iterdir())) == count
+    for path in output.iterdir():
+        with Image.open(path) as colored:
+            assert colored.size == (width, height)
+    pixels = max(width * height, min(count * width * height, MOST_PIXELS))
+    return peak, BASE + BYTES_PER_PIXEL * pixels / 1e6
 
 
 def measure_export(folder: Path, turns: int) -> list[Row]:

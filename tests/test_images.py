@@ -424,6 +424,12 @@ def test_encode_image_refuses_what_the_format_cannot_hold(suffix: str, width: in
         encode_image(suffix, Picture(np.zeros((1, width, 3), np.uint8), None))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_encode_image_that_may_overwrite_gives_the_same_bytes(suffix: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 65535, (40, 30, 3), np.uint16)
+    assert encode_image(suffix, Picture(rgb.copy(), None), overwrite=True) == encode_image(suffix, Picture(rgb, None))
+
+
 def test_map_in_threads_keeps_the_order_and_looks_ahead_a_little() -> None:
     started, lock = [], threading.Lock()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from models_lab import GeneratorUNet
 from utils.coloring import colorize as colorize_module
 from utils.coloring import folders
 from utils.coloring.colorize import colorize
-from utils.images import read_picture, write_png
+from utils.images import Picture, read_picture, write_png
 from utils.training.checkpoints import save_network
 
 INFO = {"stage": "subset", "epoch": 3, "step": 9, "config": {"img_size": 32}}
@@ -379,5 +380,30 @@ def test_windows_bound_images_and_pixels(tmp_path: Path, monkeypatch: pytest.Mon
         write_png(images[-1], np.zeros((height, width, 3), np.uint8))
     (tmp_path / "7.png").write_text("broken")
     images.append(tmp_path / "7.png")
-    cut = list(folders._windows(images, most_images=3))
+    cut, pixels = zip(*folders._windows(images, most_images=3), strict=True)
     assert [[int(path.stem) for path in window] for window in cut] == [[0, 1], [2], [3], [4, 5, 6], [7]]
+    assert pixels == (400, 200, 8100, 75, 0)
+
+
+@pytest.mark.parametrize(("most_pixels", "images"), [(2000, 1), (6500, 2), (9500, 3)])
+def test_main_bounds_the_pixels_in_memory(
+    most_pixels: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer_lab, "open_generator", lambda path, device: (Wild(), {"stage": "any", "epoch": 1}))
+    monkeypatch.setattr(folders, "WINDOW_PIXELS", 1000)
+    monkeypatch.setattr(folders, "MOST_PIXELS", most_pixels)
+    for index in range(8):
+        write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[:50, index : index + 60]))
+    pictures: list[weakref.ref[Picture]] = []
+    in_memory = []
+
+    def read_and_count(path: Path, max_pixels: int) -> Picture:
+        in_memory.append(1 + sum(picture() is not None for picture in pictures))
+        picture = read_picture(path, max_pixels=max_pixels)
+        pictures.append(weakref.ref(picture))
+        return picture
+
+    monkeypatch.setattr(folders, "read_picture", read_and_count)
+    assert run(tmp_path / "in", tmp_path / "G.pt", "--output-dir", tmp_path / "out", "--img-size", "60") == 0
+    assert len(written(tmp_path / "out")) == len(in_memory) == 8
+    assert max(in_memory) <= images

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import ROOT
-from benchmarks.processes import color_large_image
+from benchmarks.processes import color_large_images
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -23,5 +23,5 @@ def test_long_run_finds_nothing_that_grows() -> None:
 
 @linux
 def test_large_image_is_colored_in_little_memory(tmp_path: Path) -> None:
-    peak, limit = color_large_image(16, tmp_path)
+    peak, limit = color_large_images(16, tmp_path)
     assert peak < limit

@@ -25,6 +25,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
+_ROWS = 16  # looked at together
 QUALITY = 95  # of JPEG and WebP
 _QUALITIES = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
@@ -53,7 +54,8 @@ class Picture:
     @property
     def has_color(self) -> bool:
         """Whether any pixel has channels that differ."""
-        return bool((self.rgb != self.rgb[:, :, :1]).any())
+        rows = (self.rgb[top : top + _ROWS] for top in range(0, len(self.rgb), _ROWS))
+        return any((strip != strip[:, :, :1]).any() for strip in rows)  # the first few tell it of a color photograph
 
 
 def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -153,7 +155,7 @@ def _decode_with_opencv(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.nd
         raise ImageError(f"pixels of type {pixels.dtype} are not supported")
     if pixels.ndim == 2:
         return pixels
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=pixels)
 
 
 def _orientation(file: Image.Image) -> int:
@@ -231,11 +233,16 @@ def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def encode_image(suffix: str, picture: Picture, quality: int = QUALITY) -> bytes:
+def encode_image(suffix: str, picture: Picture, quality: int = QUALITY, overwrite: bool = False) -> bytes:
     """Encode a picture as a file of this suffix, one of IMAGE_EXTENSIONS.
 
-    JPEG and WebP are of `quality`, 1 to 100; JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit,
-    becomes 8 bit in the others.
+    JPEG and BMP drop the alpha. What only PNG and TIFF can hold, 16 bit, becomes 8 bit in the others.
+
+    Args:
+        suffix: of the file.
+        picture: the pixels.
+        quality: of JPEG and WebP, 1 to 100.
+        overwrite: the picture is not needed any more, and its pixels may be lost: this saves a copy of them.
 
     Raises:
         ImageError: the format cannot hold so large a picture.
@@ -245,7 +252,7 @@ def encode_image(suffix: str, picture: Picture, quality: int = QUALITY) -> bytes
     if rgb.dtype == np.uint16 and suffix not in HOLD_16_BIT:
         rgb = np.round(rgb / 257.0).astype(np.uint8)
         alpha = None if alpha is None else np.round(alpha / 257.0).astype(np.uint8)
-    bgr: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    bgr: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, dst=rgb if overwrite else None)
     if alpha is not None and suffix not in HOLD_NO_ALPHA:
         bgr = np.dstack([bgr, alpha])
     settings = [_QUALITIES[suffix], quality] if suffix in _QUALITIES else _PNG if suffix == ".png" else []

@@ -38,6 +38,7 @@ _RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
 _LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
 _LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
+_STEPS = 65535  # of linear intensities, for levels of 8 bits
 _SURELY_LOW, _SURELY_HIGH = _LINEAR_LOW / 2, (1 + _LINEAR_HIGH) / 2  # between these whatever float32 has rounded
 
 
@@ -147,19 +148,29 @@ def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
     planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
     fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
 
-    def is_shown(f: Tensor) -> Tensor:  # (3, 1, M) -> (M,)
-        linear = _linear_from_f(f)
-        return ((linear.amin(dim=0) > _LINEAR_LOW) & (linear.amax(dim=0) < _LINEAR_HIGH))[0]
+    def is_shown(linear: Tensor) -> Tensor:  # (3, M) -> (M,)
+        r, g, b = linear
+        low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
+        return (low > _LINEAR_LOW) & (high < _LINEAR_HIGH)
 
     f = _f_from_lab(fitted)
-    outside = (~is_shown(f)).nonzero()[:, 0]
-    f = f[..., outside]  # (3, 1, M)
-    gray, chroma = f[1], f - f[1]  # f is linear in ab
-    share = torch.zeros_like(gray)
+    outside = (~is_shown(_linear_from_f(f)[:, 0])).nonzero()[:, 0]
+    f = f[:, 0, outside]  # (3, M)
+    gray, chroma = f[1], f[::2] - f[1]  # f is linear in ab, and Y does not depend on it
+    from_x, from_y, from_z = _RGB_FROM_WHITE_XYZ.to(f).T[..., None]  # (3, 1) each
+    of_y, share = from_y * _xyz_from_f(gray), torch.zeros_like(gray)
     for half in (0.5 ** (1 + step) for step in range(steps)):
-        share += half * is_shown(torch.addcmul(gray, share + half, chroma))
+        x, z = _xyz_from_f(torch.addcmul(gray, share + half, chroma))
+        linear = torch.addcmul(of_y, from_x, x).addcmul_(from_z, z.clamp(min=_LOWEST_Z))
+        share += half * is_shown(linear)
     fitted[1:, :, outside] *= share
     return fitted.reshape(planes.shape).movedim(0, -3)
+
+
+@functools.cache
+def _levels_of_linear() -> np.ndarray:
+    """Give the level of 8 bits of each step of linear intensity; 20 steps are one level at black, more elsewhere."""
+    return to_uint8(_srgb_from_linear(torch.arange(_STEPS + 1) / _STEPS)).numpy()
 
 
 def _parts(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
@@ -199,22 +210,19 @@ def recolor(rgb: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     outside = np.empty(0, np.intp)
     if linear.min() < _SURELY_LOW or linear.max() > _SURELY_HIGH:
         outside = np.flatnonzero(cv2.inRange(linear, (_SURELY_LOW,) * 3, (_SURELY_HIGH,) * 3) == 0)
+    if is_8_bit:
+        steps: np.ndarray = cv2.addWeighted(linear, _STEPS, linear, 0, 0, dtype=cv2.CV_16U)  # rounds and clips
+        return _levels_of_linear().take(steps, mode="clip"), outside
     above, below = _parts(linear, 0.0031308)
     scales = 1.055 * highest, 12.92 * highest, -0.055 * highest
-    powers, depth = cv2.pow(above, 1 / 2.4), cv2.CV_8U if is_8_bit else cv2.CV_16U
-    levels = cv2.addWeighted(powers, scales[0], below, scales[1], scales[2], dtype=depth)  # rounds and clips
+    levels = cv2.addWeighted(cv2.pow(above, 1 / 2.4), scales[0], below, scales[1], scales[2], dtype=cv2.CV_16U)
     return levels, outside
 
 
 def recolor_fitted(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
     """Give an image other ab and leave it its L; `fit_gamut` moves what sRGB cannot show toward gray.
 
-    Args:
-        rgb: (H, W, 3), uint8 or uint16.
-        ab: (2, H, W), float32, in CIELAB units; 0 is gray.
-
-    Returns:
-        (H, W, 3), of the type of `rgb`.
+    Takes what `recolor` takes, and gives (H, W, 3), of the type of `rgb`.
     """
     l = lightness(rgb)  # (1, H, W)
     gray_ab = torch.tensor(_gray_ab())[:, None, None]
@@ -260,11 +268,7 @@ def encode_lab(rgb: np.ndarray) -> np.ndarray:
 
     OpenCV's table-driven conversion: within three levels of, and 0.3 on average from, `skimage.color.rgb2lab`.
 
-    Args:
-        rgb: (H, W, 3), uint8.
-
-    Returns:
-        (H, W, 3), uint8: L * 255/100, a + 128, b + 128.
+    Takes (H, W, 3), uint8, and gives (H, W, 3), uint8: L * 255/100, a + 128, b + 128.
     """
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
 
@@ -288,13 +292,9 @@ def to_uint8(rgb: Tensor) -> Tensor:
 
 
 def decode_lab_image(lab: np.ndarray) -> np.ndarray:
-    """Scale an image that `encode_lab` stored to CIELAB, in NumPy: for threads, where torch would open its own.
+    """Scale what `encode_lab` stored to CIELAB units, in NumPy: for threads, where torch would open its own.
 
-    Args:
-        lab: (H, W, 3), uint8.
-
-    Returns:
-        (H, W, 3), float32: L in [0, 100], ab in CIELAB units.
+    Takes (H, W, 3), uint8, and gives (H, W, 3), float32: L in [0, 100], and ab.
     """
     scale, offset = np.array([[_L_STORED, 1, 1], [0, _AB_STORED, _AB_STORED]], np.float32)
     return lab / scale - offset

@@ -98,6 +98,18 @@ def test_merge_does_not_depend_on_the_strips(rgb: np.ndarray) -> None:
         assert (difference > 0).mean() < 1e-3
 
 
+@pytest.mark.parametrize("rgb", [PHOTO, PHOTO16], ids=["8-bit", "16-bit"])
+def test_merge_in_place_by_several_threads_gives_the_same(rgb: np.ndarray) -> None:
+    ab = torch.rand(2, 33, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = merge(Picture(rgb, None), ab).rgb
+    framed = np.pad(rgb, ((2, 2), (3, 3), (0, 0)))
+    inner = framed[2:-2, 3:-3]
+    assert merge(Picture(inner, None), ab, strip_pixels=2000, out=inner, threads=3).rgb is inner
+    difference = np.abs(inner.astype(int) - expected)
+    assert difference.max() <= np.iinfo(rgb.dtype).max // 255 and (difference > 0).mean() < 1e-3
+    assert not framed[:2].any() and not framed[:, -3:].any()
+
+
 @pytest.mark.parametrize("size", [(100, 151), (1, 1), (1, 90), (97, 2), (41, 41)])
 @pytest.mark.parametrize("rgb", [PHOTO, PHOTO16], ids=["8-bit", "16-bit"])
 def test_colorize_keeps_size_depth_alpha_and_lightness(rgb: np.ndarray, size: tuple[int, int]) -> None:

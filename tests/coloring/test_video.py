@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.exported import open_generator
-from utils.coloring.video import ChromaSmoother, color_frames, color_video, find_motion, move
+from utils.coloring.video import ChromaSmoother, color_frames, color_video, find_motion, link_frames, move
 from utils.data.sample_set import load_photo
 from utils.lab import lightness, rgb_to_lab
 from utils.training.checkpoints import working_size
@@ -98,18 +99,37 @@ def noise(seed: int) -> Tensor:
 
 
 def test_smoother_of_a_still_keeps_nine_tenths_of_what_was() -> None:
-    smooth, l = ChromaSmoother(memory=0.9), noise(0)
+    smooth, still = ChromaSmoother(memory=0.9), link_frames(noise(0), noise(0))
     red, blue = (torch.full((2, 64, 64), value) for value in (0.5, -0.5))
-    torch.testing.assert_close(smooth(l, red), red)
-    torch.testing.assert_close(smooth(l, blue), torch.full((2, 64, 64), 0.4))  # 0.9 * 0.5 - 0.1 * 0.5
-    torch.testing.assert_close(smooth(l, blue), torch.full((2, 64, 64), 0.31))
+    torch.testing.assert_close(smooth(None, red), red)
+    torch.testing.assert_close(smooth(still, blue), torch.full((2, 64, 64), 0.4))  # 0.9 * 0.5 - 0.1 * 0.5
+    torch.testing.assert_close(smooth(still, blue), torch.full((2, 64, 64), 0.31))
+
+
+def test_link_frames_finds_none_across_a_cut() -> None:
+    assert link_frames(noise(0), noise(1)) is None
+    assert link_frames(noise(0), noise(0)[:, :32]) is None
 
 
 def test_smoother_forgets_at_a_cut() -> None:
     smooth = ChromaSmoother()
     red, blue = (torch.full((2, 64, 64), value) for value in (0.5, -0.5))
-    smooth(noise(0), red)
-    torch.testing.assert_close(smooth(noise(1), blue), blue, atol=0, rtol=0)
+    smooth(None, red)
+    torch.testing.assert_close(smooth(link_frames(noise(0), noise(1)), blue), blue, atol=0, rtol=0)
+
+
+def test_color_frames_gives_frames_while_later_ones_are_not_read_yet() -> None:
+    read = []
+
+    def film() -> Iterator[np.ndarray]:
+        for frame in pan(40):
+            read.append(frame)
+            yield frame
+
+    colored = color_frames(film(), Halves(), 64, CPU, batch_size=4, num_workers=2)
+    next(colored)
+    assert len(read) <= 12  # two frames for each thread, and as many for one more, looked at, mixed and merged
+    assert sum(1 for _ in colored) == 39 and len(read) == 40
 
 
 class Halves(nn.Module):

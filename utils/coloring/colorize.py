@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -85,44 +87,81 @@ def predict_ab(
     return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
-@torch.inference_mode()
-def merge(picture: Picture, ab: Tensor, strip_pixels: int = STRIP_PIXELS) -> Picture:
+def _resize_bilinear(planes: Tensor, height: int, width: int) -> np.ndarray:
+    """Resize planes (2, h, w), antialiased where a side shrinks, which OpenCV cannot do but does not slow it down."""
+    if height >= planes.shape[1] and width >= planes.shape[2]:
+        enlarged = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
+        return np.stack(enlarged)
+    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()
+
+
+def merge(
+    picture: Picture,
+    ab: Tensor,
+    strip_pixels: int = STRIP_PIXELS,
+    out: np.ndarray | None = None,
+    threads: int = 1,
+) -> Picture:
     """Give a picture the predicted color and leave it its lightness; what sRGB cannot show is moved toward gray.
 
     Args:
         picture: the input, (H, W).
         ab: (2, h, w), in [-1, 1]; enlarged bilinearly.
         strip_pixels: pixels merged at a time, which bounds the memory; it moves the result by float rounding alone.
+        out: where to put the colors, of the shape and type of the picture's; may be its own pixels.
+        threads: that merge, each a part of the height.
 
     Returns:
         A picture of the input's size, bit depth and alpha.
     """
     height, width = picture.rgb.shape[:2]
     small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    small_ab = F.interpolate(denormalize_ab(ab)[None], small, mode="bilinear", antialias=True)[0].numpy()
-    source = (torch.arange(height) + 0.5) * (small[0] / height) - 0.5
-    source = source.clamp(0, small[0] - 1).numpy()
-    above = source.astype(np.intp)
-    below = np.minimum(above + 1, small[0] - 1)
-    weight = (source - above).astype(np.float32)[:, None]  # (H, 1)
-    colored = np.empty_like(picture.rgb, order="C")
-    outside: list[tuple[np.ndarray, np.ndarray]] = []  # flat indices, and their ab, (2, M)
+    small_ab = _resize_bilinear(denormalize_ab(ab), *small)
+    colored = np.empty_like(picture.rgb, order="C") if out is None else out
     rows = max(1, strip_pixels // width)
-    for strip in (slice(top, top + rows) for top in range(0, height, rows)):
+    step = rows * -(-height // (rows * threads))
+    bands = [range(top, min(top + step, height), rows) for top in range(0, height, step)]
+    if len(bands) == 1:
+        _merge_band(picture.rgb, small_ab, colored, bands[0])
+    else:
+        with ThreadPoolExecutor(len(bands), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(lambda band: _merge_band(picture.rgb, small_ab, colored, band), bands))
+    return Picture(colored, picture.alpha)
+
+
+@torch.inference_mode()
+def _merge_band(rgb: np.ndarray, small_ab: np.ndarray, colored: np.ndarray, band: range) -> None:
+    """Merge some rows of a picture.
+
+    Args:
+        rgb: (H, W, 3), of the input.
+        small_ab: (2, h, W), in CIELAB units.
+        colored: (H, W, 3), to be filled; may be `rgb`.
+        band: the first row of each strip.
+    """
+    height, width = rgb.shape[:2]
+    source = (np.arange(height, dtype=np.float32) + 0.5) * (small_ab.shape[1] / height) - 0.5
+    source = source.clip(0, small_ab.shape[1] - 1)
+    above = source.astype(np.intp)
+    below = np.minimum(above + 1, small_ab.shape[1] - 1)
+    weight = (source - above).astype(np.float32)[:, None]  # (H, 1)
+    outside: list[tuple[np.ndarray, ...]] = []  # their rows and columns, levels (M, 3), and ab (2, M)
+    for top in band:
+        strip = slice(top, min(top + band.step, band.stop))
         upper, strip_ab = (small_ab.take(row[strip], axis=1) for row in (above, below))  # (2, rows, W)
         strip_ab -= upper
         strip_ab *= weight[strip]
         strip_ab += upper
-        colored[strip], indices = recolor(picture.rgb[strip], strip_ab)
+        merged, indices = recolor(rgb[strip], strip_ab)
         if len(indices):
-            outside.append((strip.start * width + indices, strip_ab.reshape(2, -1)[:, indices]))
+            row, column = np.divmod(indices, width)
+            outside.append((row + top, column, rgb[strip][row, column].T, strip_ab.reshape(2, -1)[:, indices]))
+        colored[strip] = merged
         # Many together: each of `fit_gamut`'s many small steps has a price of its own.
-        if outside and (strip.stop >= height or sum(len(found) for found, _ in outside) >= FITTED_PIXELS):
-            where, fitted_ab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
-            pixels = picture.rgb[where // width, where % width][None]  # (1, M, 3)
-            colored.reshape(-1, 3)[where] = recolor_fitted(pixels, fitted_ab[:, None])[0]
+        if outside and (strip.stop == band.stop or sum(len(row) for row, *_ in outside) >= FITTED_PIXELS):
+            row, column, levels, fitted_ab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
+            colored[row, column] = recolor_fitted(levels.T[None], fitted_ab[:, None])[0]
             outside = []
-    return Picture(colored, picture.alpha)
 
 
 def batch_by_shape(planes: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:

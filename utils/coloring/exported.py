@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models_lab import Generator
 from utils.lab import SCALING
@@ -84,9 +84,12 @@ def load_onnx(path: Path, mend: str) -> tuple[OnnxGenerator, dict]:
 def fold_norms(generator: Generator) -> Generator:
     """Fold each batch norm of a generator in eval mode into the convolution before it: for coloring, not training."""
     for module in generator.modules():
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+        for (_, conv), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                mean, var = norm.running_mean, norm.running_var
+                assert mean is not None and var is not None
+                fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
+                conv.weight, conv.bias = fused
                 setattr(module, norm_name, nn.Identity())
     return generator
 

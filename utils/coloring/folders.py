@@ -26,7 +26,8 @@ from utils.images import ImageError, Picture, pixel_count, read_picture, write_p
 from utils.run import UserError, amp_dtype, is_main, say
 
 COMPARE = "compare"  # folder of the panels, in the output folder
-WINDOW_PIXELS = 2**25  # read together; at most three windows are in memory: one read, one colored, one written
+WINDOW_PIXELS = 2**25  # read together; three windows are in memory: one read, one colored, one written
+MOST_PIXELS = 3 * WINDOW_PIXELS  # in memory, but for a single image that has more
 TONED = "toned, such as sepia, and colored from the lightness alone"
 BORDERED = "with a uniform border, which keeps its own pixels"
 UNCONVERTED = "of 16 bits, their color profile ignored"
@@ -54,18 +55,21 @@ class Loaded(NamedTuple):
     true_color: bool
 
 
-def _windows(images: Iterable[Path], most_images: int) -> Iterator[list[Path]]:
-    """Cut a listing into runs of at most `most_images` images and WINDOW_PIXELS pixels, or one larger image."""
+def _windows(images: Iterable[Path], most_images: int) -> Iterator[tuple[list[Path], int]]:
+    """Cut a listing into runs of at most `most_images` images and WINDOW_PIXELS pixels, or one larger image.
+
+    The second of each pair is their number of pixels.
+    """
     window: list[Path] = []
     pixels = 0
     for image in images:
         count = pixel_count(image)
         if window and (len(window) == most_images or pixels + count > WINDOW_PIXELS):
-            yield window
+            yield window, pixels
             window, pixels = [], 0
         window.append(image)
         pixels += count
-    yield window
+    yield window, pixels
 
 
 def color_images(
@@ -78,6 +82,8 @@ def color_images(
     hints: Mapping[Path, Hints],
 ) -> tuple[dict[Path, ImageError], dict[str, list[Path]]]:
     """Color images and write them; reading, the network and writing overlap.
+
+    At most MOST_PIXELS pixels are in memory, or one larger image.
 
     Args:
         images: this process' share.
@@ -100,7 +106,8 @@ def color_images(
     # which wait for each other after every operation, would wait for the reading and writing as well.
     on_cpu = device.type == "cpu"
     workers = max(1, min(cfg.num_workers, len(images)))
-    threads = max(1, torch.get_num_threads() // workers)
+    cores = torch.get_num_threads()
+    threads = max(1, cores // workers)
     batch_size = max(1, cfg.batch_size // workers) if on_cpu else cfg.batch_size
     lock = threading.Lock()
 
@@ -153,12 +160,18 @@ def color_images(
 
     def write(loaded: Loaded, ab: Tensor) -> None:
         path, picture, border = loaded.path, loaded.picture, loaded.border
-        colored = put_back(picture, border, merge(cut_border(picture, border), cfg.saturation * ab))
+        inner = cut_border(picture, border)
+        out = None if cfg.compare else inner.rgb  # of a panel the input is a part
+        few = picture.rgb.size > 3 * WINDOW_PIXELS  # images are in memory: cores are free
+        merged = merge(inner, cfg.saturation * ab, out=out, threads=cores if few else threads)
+        colored = put_back(picture, border, merged) if cfg.compare else picture
         suffix = outputs[path].suffix
         written, changes = fit_container(colored, suffix)
         exif = loaded.metadata.exif if cfg.metadata else b""
         try:
-            write_bytes(cfg.output_dir / outputs[path], encode_with_exif(suffix, written, cfg.quality, exif))
+            write_bytes(
+                cfg.output_dir / outputs[path], encode_with_exif(suffix, written, cfg.quality, exif, not cfg.compare)
+            )
         except ImageError as error:
             broken[path] = error
             return
@@ -170,33 +183,52 @@ def color_images(
         if cfg.compare:
             write_png(cfg.output_dir / COMPARE / panels[path], comparison(picture, colored, loaded.true_color))
 
-    def predict_and_write(batch: Sequence[Loaded]) -> None:
-        for loaded, ab in zip(batch, predict(batch), strict=True):
-            write(loaded, ab)
+    def predict_and_write(batch: list[Loaded]) -> None:
+        for ab in predict(batch):
+            write(batch.pop(0), ab)  # what is written leaves the memory
+
+    def start(found: list[Loaded | None]) -> list[Future[None]]:
+        loaded = [image for image in found if image]
+        if broken_ones := len(found) - len(loaded):
+            with lock:
+                progress.update(broken_ones)
+        futures: list[Future[None]] = []
+        for indices in batch_by_shape([image.plane for image in loaded], batch_size):
+            batch = [loaded[i] for i in indices]
+            if on_cpu:
+                futures.append(pool.submit(predict_and_write, batch))
+            else:
+                futures += [pool.submit(write, *pair) for pair in zip(batch, predict(batch), strict=True)]
+        return futures
+
+    def finish(futures: list[Future[None]]) -> None:
+        for future in futures:
+            future.result()
+        futures.clear()
 
     reading: Iterable[Loaded | None] = ()
     writing: list[Future[None]] = []
+    earlier_pixels = pixels = 0
     with (
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
         tqdm(total=len(images), unit="image", disable=len(outputs) == 1 or not is_main()) as progress,
     ):
         try:
-            for window in chain(_windows(images, 4 * cfg.batch_size), [()]):  # a last turn colors the last window
-                found, reading = list(reading), pool.map(read, window)  # read while `found` is colored
-                loaded = [image for image in found if image]
-                with lock:
-                    progress.update(len(found) - len(loaded))
-                earlier, writing = writing, []
-                for indices in batch_by_shape([image.plane for image in loaded], batch_size):
-                    batch = [loaded[i] for i in indices]
-                    if on_cpu:
-                        writing.append(pool.submit(predict_and_write, batch))
-                    else:
-                        writing += [pool.submit(write, *pair) for pair in zip(batch, predict(batch), strict=True)]
-                for future in earlier:
-                    future.result()
-            for future in writing:
-                future.result()
+            # A last turn colors the last window.
+            for window, more_pixels in chain(_windows(images, 4 * cfg.batch_size), [([], 0)]):
+                found, earlier = list(reading), writing
+                fits = earlier_pixels + pixels + more_pixels <= MOST_PIXELS
+                if fits:
+                    reading = pool.map(read, window)  # while `found` is colored
+                writing = start(found)
+                found.clear()
+                finish(earlier)
+                if not fits:
+                    if pixels + more_pixels > MOST_PIXELS:
+                        finish(writing)
+                    reading = pool.map(read, window)
+                earlier_pixels, pixels = pixels, more_pixels
+            finish(writing)
         finally:
             pool.shutdown(cancel_futures=True)
     return broken, remarks

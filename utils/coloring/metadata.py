@@ -84,7 +84,7 @@ def _is_writable(tag: int, value: object) -> bool:
     return False
 
 
-def encode_with_exif(suffix: str, picture: Picture, quality: int, exif: bytes) -> bytes:
+def encode_with_exif(suffix: str, picture: Picture, quality: int, exif: bytes, overwrite: bool = False) -> bytes:
     """Encode a picture as `encode_image` does, with EXIF where the file can hold it: JPEG, PNG, WebP and 8-bit TIFF.
 
     TIFF is not compressed then: libtiff's compressions and nested EXIF do not go together in Pillow.
@@ -94,6 +94,7 @@ def encode_with_exif(suffix: str, picture: Picture, quality: int, exif: bytes) -
         picture: the pixels.
         quality: of JPEG and WebP, 1 to 100.
         exif: as `select_exif` gives it, or empty.
+        overwrite: the pixels may be lost, as in `encode_image`.
 
     Raises:
         ImageError: the format cannot hold so large a picture.
@@ -107,7 +108,7 @@ def encode_with_exif(suffix: str, picture: Picture, quality: int, exif: bytes) -
         with suppress(Exception):  # too much EXIF, or too large a picture: encode_image will say so
             Image.fromarray(pixels).save(buffer, kind, quality=quality, exif=exif)
             return buffer.getvalue()
-    data = encode_image(suffix, picture, quality)
+    data = encode_image(suffix, picture, quality, overwrite)
     if exif and suffix.lower() == ".png":  # Pillow has no 16-bit color
         chunk = b"eXIf" + exif.removeprefix(b"Exif\0\0")
         chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))

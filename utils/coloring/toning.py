@@ -40,7 +40,7 @@ def is_toned(rgb: np.ndarray) -> bool:
     members = [pixels for pixels in members if len(pixels) >= least]
     if not members:
         return False
-    curve = np.array([[pixels[:, 0].mean(), *np.median(pixels[:, 1:], axis=0)] for pixels in members])  # (M, 3)
+    curve = np.array([[pixels[:, 0].mean(), *_median(pixels[:, 1:])] for pixels in members])  # (M, 3)
     share = np.array([len(pixels) for pixels in members]) / sum(map(len, members))
     chroma = share @ np.hypot(curve[:, 1], curve[:, 2])
     if not _CHROMA[0] <= chroma <= _CHROMA[1] or np.hypot(*(share @ curve[:, 1:])) < _COHERENCE * chroma:
@@ -51,3 +51,9 @@ def is_toned(rgb: np.ndarray) -> bool:
     near, far = np.percentile(distances.numpy(), _PERCENTILES)
     bound = _DISTANCE + _PER_CHROMA * chroma
     return bool(near <= bound and far <= _TAIL * bound)
+
+
+def _median(colors: np.ndarray) -> np.ndarray:
+    """Give the median of (N, 2) by channel; `np.median` takes ten times as long for so few."""
+    ordered = np.sort(colors, axis=0)
+    return (ordered[(len(colors) - 1) // 2] + ordered[len(colors) // 2]) / 2

@@ -8,10 +8,14 @@ prediction counts. Every frame keeps its own lightness, up to the loss of the co
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -33,6 +37,36 @@ SAME_L = 6.0  # L: by a difference of this much the share has fallen to a third
 CUT = 0.35  # a frame in which a smaller part of the pixels can be followed from the one before begins a new scene
 
 
+@dataclass(frozen=True)
+class Link:
+    """Where the pixels of a frame were in the one before.
+
+    Attributes:
+        motion: (h, w, 2), x and y, in pixels.
+        likeness: (h, w), in [0, 1]; 1 where the moved frame before looks as this one does.
+    """
+
+    motion: np.ndarray
+    likeness: np.ndarray
+
+
+def link_frames(earlier: Tensor, l: Tensor) -> Link | None:
+    """Find the way from a frame to the one before; None across a cut.
+
+    Args:
+        earlier: (1, h, w), in [-1, 1], what the network sees of the frame before.
+        l: the same of this frame.
+    """
+    if earlier.shape != l.shape:
+        return None
+    before, now = (denormalize_l(plane)[0].numpy() for plane in (earlier, l))
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # one cannot serve several threads
+    there, back = find_motion(flow, before, now), find_motion(flow, now, before)
+    if returning(there, back) < CUT:
+        return None
+    return Link(there, np.exp(-(((move(before, there) - now) / SAME_L) ** 2)))
+
+
 class ChromaSmoother:
     """Mix each frame's ab with that of the frame before, along the motion.
 
@@ -42,28 +76,22 @@ class ChromaSmoother:
 
     def __init__(self, memory: float = MEMORY):
         self.memory = memory
-        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self.l: np.ndarray | None = None
         self.ab: np.ndarray
 
-    def __call__(self, l: Tensor, ab: Tensor) -> Tensor:
+    def __call__(self, link: Link | None, ab: Tensor) -> Tensor:
         """Smooth the next frame.
 
         Args:
-            l: (1, h, w), in [-1, 1], what the network saw.
-            ab: (2, h, w), in [-1, 1], what it predicted.
+            link: to the frame before, or None where there is none or it shows another scene.
+            ab: (2, h, w), in [-1, 1], what the network predicted.
 
         Returns:
             (2, h, w), in [-1, 1].
         """
-        now, new = denormalize_l(l)[0].numpy(), ab.permute(1, 2, 0).numpy()
-        if self.l is not None and self.l.shape == now.shape:
-            there, back = find_motion(self.flow, self.l, now), find_motion(self.flow, now, self.l)
-            if returning(there, back) >= CUT:
-                moved_l, moved_ab = (move(plane, there) for plane in (self.l, self.ab))
-                share = self.memory * np.exp(-(((moved_l - now) / SAME_L) ** 2))
-                new = new + share[:, :, None] * (moved_ab - new)
-        self.l, self.ab = now, new
+        new = ab.permute(1, 2, 0).numpy()
+        if link is not None:
+            new = new + self.memory * link.likeness[:, :, None] * (move(self.ab, link.motion) - new)
+        self.ab = new
         return torch.from_numpy(np.ascontiguousarray(new.transpose(2, 0, 1)))
 
 
@@ -99,6 +127,9 @@ def returning(there: np.ndarray, back: np.ndarray) -> float:
     return float((((there + back) ** 2).sum(axis=2) < 0.01 * length + 0.5).mean())
 
 
+Looked = tuple[list[Picture], list[Link | None], list[Tensor]]  # pictures, their links, and their ab
+
+
 def color_frames(
     frames: Iterable[np.ndarray],
     generator: nn.Module,
@@ -110,7 +141,10 @@ def color_frames(
     memory: float = MEMORY,
     saturation: float = 1.0,
 ) -> Iterator[np.ndarray]:
-    """Color frames (H, W, 3), uint8 RGB, of one size, in order; one batch of them is in memory.
+    """Color frames (H, W, 3), uint8 RGB, of one size, in order.
+
+    Several batches are in memory, for all but the mixing of the colors runs in threads: the motion, the network (on a
+    CPU each thread takes its share of a batch) and the merging of one while the caller reads and writes others.
 
     Args:
         frames: the video.
@@ -119,17 +153,47 @@ def color_frames(
         device: of the generator.
         dtype: of mixed precision, or None.
         batch_size: frames that go through the network together.
-        num_workers: threads that prepare and merge.
+        num_workers: threads.
         memory: see ChromaSmoother.
         saturation: factor on ab.
     """
+    on_cpu = device.type == "cpu"
+    share = max(1, batch_size // num_workers) if on_cpu else batch_size
+    threads = max(1, torch.get_num_threads() // num_workers)
+    gate: AbstractContextManager[object] = nullcontext() if on_cpu else Lock()  # a GPU's memory is for one batch
+
+    def look(pictures: list[Picture], earlier: list[Picture]) -> Looked:
+        """Predict the colors of pictures, and link each to the one before; `earlier` has that before the first."""
+        planes = [prepare(picture, img_size) for picture in (*earlier, *pictures)]
+        links = [None] * (not earlier) + [link_frames(*pair) for pair in pairwise(planes)]
+        with gate:
+            return pictures, links, predict_ab(generator, planes[len(earlier) :], device, dtype)
+
+    def submit_all() -> Iterator[Future[Looked]]:
+        earlier: list[Picture] = []
+        while pictures := [Picture(frame, None) for frame in islice(frames, share)]:
+            yield pool.submit(look, pictures, earlier)
+            earlier = pictures[-1:]
+
     smooth, frames = ChromaSmoother(memory), iter(frames)
-    with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        while pictures := [Picture(frame, None) for frame in islice(frames, batch_size)]:
-            planes = list(pool.map(lambda picture: prepare(picture, img_size), pictures))
-            smoothed = map(smooth, planes, predict_ab(generator, planes, device, dtype))
-            colors = (saturation * ab for ab in smoothed)
-            yield from (colored.rgb for colored in pool.map(merge, pictures, colors))
+    training = generator.training
+    generator.eval()  # before several threads do
+    pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(threads,))
+    try:
+        submitted = submit_all()
+        looking = deque(islice(submitted, num_workers + 1))
+        merging: list[Future[Picture]] = []
+        while looking:
+            pictures, links, predicted = looking.popleft().result()
+            looking.extend(islice(submitted, 1))  # the threads have work while these are mixed
+            done = merging
+            colors = (saturation * smooth(*pair) for pair in zip(links, predicted, strict=True))
+            merging = [pool.submit(merge, *pair) for pair in zip(pictures, colors, strict=True)]
+            yield from (future.result().rgb for future in done)  # merged while these were looked at
+        yield from (future.result().rgb for future in merging)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        generator.train(training)
 
 
 def color_video(
