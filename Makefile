@@ -25,6 +25,7 @@ demo: .venv/installed
 	rm -rf demo && mkdir demo
 	$(RUN) -m utils.data.sample_set --output-dir demo/data/coco
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare --output-dir outputs_default
+	cd demo && $(DEMO)/infer_lab.py data/coco/val2017/000000000017.jpg --hints ../docs/hints.json --compare --output-dir outputs_hints
 	cd demo && $(DEMO)/filter.py
 	cd demo && $(DEMO)/cache_lab.py --load-size 108
 	cd demo && $(DEMO)/cache_lab.py --load-size 108 --images-dir data/coco/train2017

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.coloring.hints import Hint, mark
 from utils.images import MAX_ASPECT, Picture, resize
 from utils.lab import denormalize_ab, lightness, normalize_l, recolor, recolor_fitted
 from utils.run import autocast
@@ -194,13 +195,16 @@ def grayscale(picture: Picture) -> Picture:
     return Picture(gray.repeat(3, axis=2), picture.alpha)
 
 
-def comparison(picture: Picture, colored: Picture, true_color: bool = True) -> np.ndarray:
-    """Put input (its L as gray) | output | truth (where the input has `true_color`) in a row, (H, W, 3) uint8."""
+def comparison(picture: Picture, colored: Picture, true_color: bool = True, hints: Sequence[Hint] = ()) -> np.ndarray:
+    """Put input | output | truth (where the input has `true_color`) in a row, (H, W, 3) uint8.
+
+    The input is shown as its L in gray, with its hints.
+    """
     height, width = picture.rgb.shape[:2]
     scale = min(1.0, PANEL_SIDE / max(height, width))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     truth, output = resize(picture.rgb, *shape), resize(colored.rgb, *shape)
-    gray = grayscale(Picture(truth, None)).rgb
+    gray = mark(grayscale(Picture(truth, None)).rgb, hints, (height, width))
     gap = np.full((shape[0], PANEL_GAP, 3), np.iinfo(truth.dtype).max, truth.dtype)
     row = np.hstack([gray, gap, output, *([gap, truth] if true_color and picture.has_color else [])])
     return row if row.dtype == np.uint8 else np.round(row / 257.0).astype(np.uint8)

@@ -181,7 +181,8 @@ def color_images(
         for change in changes:
             remark(change, path)
         if cfg.compare:
-            write_png(cfg.output_dir / COMPARE / panels[path], comparison(picture, colored, loaded.true_color))
+            shown = hints[path].hints if path in hints else ()
+            write_png(cfg.output_dir / COMPARE / panels[path], comparison(picture, colored, loaded.true_color, shown))
 
     def predict_and_write(batch: list[Loaded]) -> None:
         for ab in predict(batch):
