@@ -28,7 +28,10 @@ from skimage.color import rgb2lab
 import infer_lab
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.hints import dump_hints
-from utils.coloring.web import Colorizer, Page, to_hex
+from utils.coloring.palette import LIKELY_AB
+from utils.coloring.visits import Visits
+from utils.coloring.web import Colorizer, Page
+from utils.coloring.web_hints import HintEditor, parse_color
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
 
@@ -44,36 +47,43 @@ ROOT = Path(__file__).parent.parent
 def handlers(tmp_path: Path) -> Page:
     colorizer = Colorizer({"Default": DEFAULT_CHECKPOINT}, torch.device("cpu"))
     (tmp_path / "work" / "pages").mkdir(parents=True)
-    return Page(colorizer, tmp_path / "work")
+    return Page(colorizer, Visits(tmp_path / "work"))
 
 
 def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers: Page) -> None:
     stranger = SimpleNamespace(session_hash="../../elsewhere")
-    folder = handlers.folder(stranger)
-    assert folder.parent == handlers.work / "pages" and folder.is_dir()
-    handlers.close(stranger)
-    assert not folder.exists() and (handlers.work / "pages").exists()
+    folder = handlers.visits.folder(stranger)
+    assert folder.parent == handlers.visits.work / "pages" and folder.is_dir()
+    handlers.visits.close(stranger)
+    assert not folder.exists() and (handlers.visits.work / "pages").exists()
 
 
 def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(handlers: Page) -> None:
     paths = [
-        handlers.work / "uploads" / name for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
+        handlers.visits.work / "uploads" / name
+        for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
     ]
     for number, path in enumerate(paths[:3]):
         write_image(path, Picture(np.full((40 + number, 50, 3), 90, np.uint8), None))
     for path in paths[3:]:
         path.parent.mkdir()
         path.write_bytes(b"no image")
-    example = handlers.work / "examples" / "a.png"
+    example = handlers.visits.work / "examples" / "a.png"
     write_image(example, Picture(np.full((70, 50, 3), 90, np.uint8), None))
     someone = SimpleNamespace(session_hash="someone")
-    _, photos, choice, *_ = handlers.add([*map(str, paths), str(example)], {}, None, "Default", 1.0, someone)
+    _, choice, *_ = handlers.add([*map(str, paths), str(example)], None, "Default", 1.0, someone)
+    photos = handlers.visits.photos(someone)
     heights = {label: read_picture(photo.path).rgb.shape[0] for label, photo in photos.items()}
     assert heights == {"a (2).png": 40, "a.png": 41, "a (3).png": 42, "a (4).png": 70}
-    assert choice["value"] == "a (2).png" and example.exists() and not any(path.exists() for path in paths[:3])
-    handlers.close(someone)
+    assert choice["value"] == "a (2).png" and example.exists()
+    shutil.rmtree(photos["a.png"].path.parent)
     with pytest.raises(gradio.Error, match=r"a.png: No such file"):
-        handlers.show(photos, "a.png", "Default", 1.0)
+        handlers.show("a.png", "Default", 1.0, someone)
+    handlers.visits.close(someone)
+    assert not any(path.exists() for path in paths[:3]) and example.exists()
+    assert not list((handlers.visits.work / "pages").iterdir())
+    with pytest.raises(gradio.Error, match=r"a.png: is gone"):
+        handlers.show("a.png", "Default", 1.0, someone)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +180,13 @@ def save(page: sync_api.Page, button: str, folder: Path) -> Path:
     return path
 
 
+def position(page: sync_api.Page, x: float, y: float) -> dict[str, float]:
+    """Give the position on the canvas of a place of the 600 x 400 photograph."""
+    box = page.locator("#canvas img").bounding_box()
+    scale = min(box["width"] / 600, box["height"] / 400, 1)
+    return {"x": box["width"] / 2 + (x - 300) * scale, "y": box["height"] / 2 + (y - 200) * scale}
+
+
 def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) -> None:
     photo = tmp_path / "my cup.png"
     write_image(photo, Picture(load_photo("coffee"), None))
@@ -198,22 +215,22 @@ def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) ->
     assert np.ptp(gray, axis=2).max() <= 1
 
 
-def test_to_hex_takes_what_the_picker_gives() -> None:
-    assert to_hex("#2040A0") == "#2040a0"
-    assert to_hex("rgba(31.6, 64.2, 160, 1)") == to_hex("rgb(32, 64, 160)") == "#2040a0"
+def test_parse_color_takes_what_the_picker_gives() -> None:
+    assert parse_color("#2040A0") == "#2040a0"
+    assert parse_color("rgba(31.6, 64.2, 160, 1)") == parse_color("rgb(32, 64, 160)") == "#2040a0"
     with pytest.raises(gradio.Error, match="is no color"):
-        to_hex("blue")
+        parse_color("blue")
 
 
 def test_load_names_a_file_of_another_photograph(handlers: Page) -> None:
-    example, notes = handlers.work / "examples" / "a.png", handlers.work / "a.json"
+    example, notes = handlers.visits.work / "examples" / "a.png", handlers.visits.work / "a.json"
     write_image(example, Picture(np.full((40, 50, 3), 90, np.uint8), None))
     someone = SimpleNamespace(session_hash="someone")
-    _, photos, *_ = handlers.add([str(example)], {}, None, "Default", 1.0, someone)
+    handlers.add([str(example)], None, "Default", 1.0, someone)
     for text, reason in (("{", "a.json: not a readable file"), (dump_hints([], 9, 9), "is 50x40, but a.json is for")):
         notes.write_text(text)
         with pytest.raises(gradio.Error, match=reason):
-            handlers.load(photos, "a.png", "Default", 1.0, str(notes))
+            HintEditor(handlers).load("a.png", "Default", 1.0, str(notes), someone)
         assert not notes.exists()
 
 
@@ -229,12 +246,7 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     page.click("#color button")
     page.locator("#color input").fill("#2040a0")
     page.keyboard.press("Enter")
-    box = page.locator("#canvas img").bounding_box()
-    scale = min(box["width"] / 600, box["height"] / 400, 1)
-    at = [
-        box[side] / 2 + (place - full / 2) * scale for side, place, full in (("width", 430, 600), ("height", 40, 400))
-    ]
-    page.locator("#canvas img").click(position={"x": at[0], "y": at[1]})
+    page.locator("#canvas img").click(position=position(page, 430, 40))
     second = wait_for_another(page, first)
     blue = read_picture(save(page, "#download", tmp_path)).rgb
     notes = save(page, "#save", tmp_path)
@@ -259,6 +271,63 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     command = [str(photo), str(DEFAULT_CHECKPOINT), "--hints", str(notes), "--device", "cpu"]
     assert infer_lab.main([*command, "--output-dir", str(tmp_path / "outputs")]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / "outputs" / "cup.png").rgb, blue)
+
+
+def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
+    browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.set_default_timeout(120_000)
+    page.goto(address[0])
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    photo = tmp_path / "cup.png"
+    write_image(photo, Picture(load_photo("coffee"), None))
+    page.set_input_files("#drop input[type=file]", photo)
+    newest = after(page)
+    plain = read_picture(save(page, "#download", tmp_path)).rgb
+    page.tap("#hints > button")
+
+    def tap(x: float, y: float) -> None:
+        page.locator("#canvas img").tap(position=position(page, x, y))
+
+    def result() -> np.ndarray:
+        nonlocal newest
+        newest = wait_for_another(page, newest)
+        return read_picture(save(page, "#download", tmp_path)).rgb
+
+    def distance(rgb: np.ndarray, x: int, y: int, color: str) -> float:
+        """Give the distance in ab between the mean around a place and a color, in CIELAB units."""
+        wanted = rgb2lab(np.array([*bytes.fromhex(color[1:])]) / 255)[1:]
+        there = rgb2lab(rgb[y - 4 : y + 5, x - 4 : x + 5])[:, :, 1:].mean((0, 1))
+        return float(np.linalg.norm(there - wanted))
+
+    tap(430, 40)  # the table, in the color of the sky, which is preset
+    placed = result()
+    assert distance(plain, 430, 40, "#78a8d8") > 40 and distance(placed, 430, 40, "#78a8d8") < 8
+
+    page.tap("#likely3")
+    page.wait_for_function("document.querySelector('#table').innerText.includes('#78a8d8') == false")
+    likely = result()
+    (hint,) = json.loads(save(page, "#save", tmp_path).read_text())["hints"]
+    assert 50 < rgb2lab(plain[38:43, 428:433])[:, :, 0].mean() < 60
+    ab = rgb2lab(np.array([*bytes.fromhex(hint["color"][1:])]) / 255)[1:]
+    np.testing.assert_allclose(ab, LIKELY_AB[5][3], atol=1)
+    assert distance(likely, 430, 40, hint["color"]) < 8
+
+    page.tap("#undo")
+    np.testing.assert_array_equal(result(), placed)
+
+    tap(430, 40)  # takes hold of it
+    page.wait_for_selector("#canvas >> text=Tap where the marked hint belongs")
+    tap(150, 60)
+    moved = result()
+    (hint,) = json.loads(save(page, "#save", tmp_path).read_text())["hints"]
+    assert abs(hint["x"] - 150) <= 3 and abs(hint["y"] - 60) <= 3 and hint["color"] == "#78a8d8"
+    assert distance(moved, 150, 60, "#78a8d8") < 8
+
+    page.tap("#remove")
+    np.testing.assert_array_equal(result(), plain)
+    page.close()
 
 
 def test_slider_moves_between_the_two_pictures(page: sync_api.Page) -> None:
