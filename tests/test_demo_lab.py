@@ -16,6 +16,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ import torch
 from skimage.color import rgb2lab
 
 import infer_lab
+from benchmarks import page_load
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.hints import dump_hints
 from utils.coloring.palette import LIKELY_AB
@@ -86,6 +88,93 @@ def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(hand
         handlers.show("a.png", "Default", 1.0, someone)
 
 
+def drop(handlers: Page, name: str, session: str, level: int = 90) -> tuple[Path, SimpleNamespace]:
+    """Upload a gray photograph of 240 x 180 pixels to a page, and give the upload and the request."""
+    upload = handlers.visits.work / "uploads" / name
+    write_image(upload, Picture(np.full((180, 240, 3), level, np.uint8), None))
+    request = SimpleNamespace(session_hash=session)
+    handlers.add([str(upload)], None, "Default", 1.0, request)
+    return upload, request
+
+
+def test_close_leaves_the_upload_that_another_page_shares(handlers: Page) -> None:
+    upload, first = drop(handlers, "1/a.png", "first")
+    _, second = drop(handlers, "1/a.png", "second")
+    handlers.visits.close(first)
+    assert upload.exists() and not handlers.visits.photos(first)
+    handlers.show("a.png", "Default", 1.0, second)
+    handlers.visits.close(second)
+    assert not upload.parent.exists() and not handlers.visits.open
+
+
+def test_close_keeps_a_handler_that_still_runs_from_bringing_the_folder_back(handlers: Page) -> None:
+    _, request = drop(handlers, "1/a.png", "someone")
+    photo = handlers.visits.photos(request)["a.png"]
+    handlers.visits.close(request)
+    with pytest.raises((OSError, ValueError)):
+        handlers.results(photo, "Default", 1.0)
+    assert not list((handlers.visits.work / "pages").iterdir())
+
+
+def test_sweep_removes_old_uploads_and_pages_that_nobody_uses(handlers: Page) -> None:
+    upload, request = drop(handlers, "1/a.png", "someone")
+    now = time.time()
+    handlers.visits.sweep(now + 500)
+    assert upload.exists()
+    handlers.visits.sweep(now + 700)
+    assert not upload.exists()
+    handlers.show("a.png", "Default", 1.0, request)  # the page has its own copy
+    handlers.visits.sweep(now + 3500)
+    assert handlers.visits.folder(request).is_dir() and handlers.visits.photos(request)
+    handlers.visits.sweep(now + 4000)
+    assert not handlers.visits.open and not list((handlers.visits.work / "pages").iterdir())
+
+
+def test_add_refuses_more_photographs_than_a_page_holds(handlers: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.coloring.web.MAX_PHOTOS", 1)
+    drop(handlers, "1/a.png", "someone")
+    with pytest.warns(UserWarning, match="at most 1 photographs"):
+        _, request = drop(handlers, "2/b.png", "someone")
+    assert list(handlers.visits.photos(request)) == ["a.png"]
+
+
+def test_tap_holds_moves_and_lets_go_of_hints(handlers: Page) -> None:
+    _, request = drop(handlers, "1/a.png", "someone")
+    photo, editor = handlers.visits.photos(request)["a.png"], HintEditor(handlers)
+
+    def tap(x: int, y: int, color: str = "#2040a0", pick: bool = False) -> list:
+        event = SimpleNamespace(index=[x, y])
+        return editor.tap("a.png", "Default", 1.0, color, pick, request, event)
+
+    def places() -> list[tuple[float, float, str]]:
+        return [(hint.x, hint.y, hint.color) for hint in photo.hints]
+
+    tap(50, 60)
+    tap(150, 60, "#a02020")
+    assert places() == [(50, 60, "#2040a0"), (150, 60, "#a02020")] and not photo.held
+    assert editor.recolor("a.png", "Default", 1.0, "#00ff00", request)[0] == gradio.skip()  # for the next one
+    tap(58, 66)  # 10 pixels off, of 240: the hint is meant
+    assert photo.held and photo.current == 0 and len(photo.hints) == 2
+    editor.recolor("a.png", "Default", 1.0, "rgba(0, 255, 0, 1)", request)
+    tap(100, 120)
+    assert places() == [(100, 120, "#00ff00"), (150, 60, "#a02020")] and not photo.held
+    tap(100, 120)
+    tap(100, 120)  # twice: held and let go
+    assert not photo.held
+    editor.remove("a.png", "Default", 1.0, request)
+    assert places() == [(150, 60, "#a02020")]
+    editor.clear("a.png", "Default", 1.0, request)
+    for expected in ([(150, 60, "#a02020")], [(100, 120, "#00ff00"), (150, 60, "#a02020")]):
+        editor.undo("a.png", "Default", 1.0, request)
+        assert places() == expected
+    for _ in range(5):
+        editor.undo("a.png", "Default", 1.0, request)
+    assert places() == []
+    *_, color, pick = tap(20, 20, pick=True)
+    lightness = rgb2lab(np.array([*bytes.fromhex(color[1:])]) / 255)[0]
+    assert not pick and places() == [] and abs(lightness - rgb2lab(np.full(3, 90 / 255))[0]) < 1
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Serve the page with two checkpoints, and give its address and the folder that its files lie in."""
@@ -129,6 +218,27 @@ def test_demo_refuses_an_address_that_is_taken(capsys: pytest.CaptureFixture[str
         assert demo_lab.main(["--port", str(taken.getsockname()[1])]) == 2
     assert demo_lab.main(["--port", "70000"]) == 2
     assert capsys.readouterr().err.count("choose others") == 2
+
+
+def test_visitors_at_once_get_their_own_photographs_and_closed_browsers_leave_nothing(
+    address: tuple[str, Path], tmp_path: Path
+) -> None:
+    photos = [
+        [page_load.write_photograph(tmp_path / f"{n}_{m}.jpg", 4 * m + n, 0.02) for m in (0, 1)] for n in range(4)
+    ]
+    tally = page_load.Tally()
+    with ThreadPoolExecutor(8) as pool:
+        others = [page_load.write_photograph(tmp_path / f"gone_{n}.jpg", 8 + n, 0.02) for n in range(4)]
+        going = [pool.submit(page_load.leave, address[0], path) for path in others]
+        coming = [
+            pool.submit(page_load.visit, address[0], paths, tmp_path / paths[0].stem, tally) for paths in photos
+        ]
+        for visitor in [future.result() for future in coming]:
+            visitor.close()
+        for future in going:
+            future.result()
+    assert (len(tally.seconds), tally.refused, tally.foreign) == (8, [], 0)
+    assert page_load.files_left(address[1]) == []
 
 
 @pytest.fixture(scope="module")
