@@ -10,35 +10,30 @@ before the answer. Prints a Markdown table. The peak memory is the kernel's own 
 """
 
 import contextlib
-import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import numpy as np
 
-from benchmarks.measure import ROOT, make_main, markdown
+from benchmarks.measure import make_main, markdown
+from benchmarks.visitor import Refused, Visitor, serve
+from demo_lab import SWEEP
 from utils import run
+from utils.coloring.visits import UPLOAD_SECONDS
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_rgb, resize, write_image
 from utils.lab import lightness
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 SAME = 4.0  # L, on average: below it two photographs are the same one
-START_SECONDS, CLOSE_SECONDS = 120, 60
+CLOSE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -58,84 +53,6 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     foreign: int = 0
-
-
-class Refused(Exception):
-    """The page refused a request; the message is its own."""
-
-
-class Visitor:
-    """An open page of a browser."""
-
-    def __init__(self, url: str) -> None:
-        self.api = f"{url}/gradio_api"
-        self.session = uuid.uuid4().hex
-        self.http = httpx.Client(timeout=None)
-        dependencies = self.http.get(f"{url}/config").json()["dependencies"]
-        self.functions = {entry["api_name"]: entry["id"] for entry in dependencies}
-        self.heartbeat = self.http.send(
-            self.http.build_request("GET", f"{self.api}/heartbeat/{self.session}"), stream=True
-        )
-        next(self.heartbeat.iter_raw())
-
-    def upload(self, paths: list[Path]) -> list[dict]:
-        """Upload files; gives what the handlers take for them."""
-        files = [("files", (path.name, path.read_bytes())) for path in paths]
-        answer = self.http.post(f"{self.api}/upload", files=files)
-        if answer.is_error:
-            raise Refused(answer.text)
-        return [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in answer.json()]
-
-    def ask(self, function: str, data: list) -> None:
-        """Put a request into the queue."""
-        body = {"data": data, "fn_index": self.functions[function], "session_hash": self.session}
-        answer = self.http.post(f"{self.api}/queue/join", json=body)
-        if answer.is_error:
-            raise Refused(answer.json()["detail"])
-
-    def answer(self) -> list:
-        """Wait for the answer of the queue."""
-        with self.http.stream("GET", f"{self.api}/queue/data", params={"session_hash": self.session}) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data:") or "{}")
-                if message.get("msg") == "process_completed":
-                    if not message["success"]:
-                        raise Refused(str(message["output"]))
-                    return message["output"]["data"]
-        raise Refused("the stream ended")
-
-    def fetch(self, file: dict) -> bytes:
-        """Download a file that an answer names."""
-        return self.http.get(f"{self.api}/file={file['path']}").raise_for_status().content
-
-    def close(self) -> None:
-        """Close the page."""
-        self.heartbeat.close()
-        self.http.close()
-
-
-@contextlib.contextmanager
-def serve(home: Path) -> Iterator[tuple[str, int]]:
-    """Run the page in a process of its own, with its files below `home`; gives its address and process number."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "demo_lab.py"), "--port", str(port), "--device", "cpu"]
-    with open(home / "log.txt", "w") as log:
-        server = subprocess.Popen(command, cwd=home, env={**os.environ, "TMPDIR": str(home)}, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(10 * START_SECONDS):
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(url)
-                break
-            if server.poll() is not None:
-                raise run.UserError(f"demo_lab.py ended: {(home / 'log.txt').read_text()[-300:]}")
-            time.sleep(0.1)
-        yield url, server.pid
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
 
 
 def write_photograph(path: Path, number: int, megapixels: float) -> Path:
@@ -176,14 +93,17 @@ def leave(url: str, path: Path) -> None:
     visitor = Visitor(url)
     with contextlib.suppress(Refused):
         visitor.ask("add", [visitor.upload([path]), None, "Default", 1.0])
+        request = visitor.http.build_request(
+            "GET", f"{visitor.api}/queue/data", params={"session_hash": visitor.session}
+        )
+        visitor.http.send(request, stream=True).close()
     visitor.close()
 
 
-def files_left(home: Path) -> list[Path]:
-    """List what the pages have left, CLOSE_SECONDS after they were closed at most."""
-    for _ in range(10 * CLOSE_SECONDS):
-        left = [path for part in ("uploads", "pages") for path in home.glob(f"demo_lab_*/{part}/*")]
-        left = [path for path in left if path.is_file() or any(path.iterdir())]
+def files_left(home: Path, part: str, seconds: float) -> list[Path]:
+    """List the files of pages or uploads, once there are none or after some time."""
+    for _ in range(round(10 * seconds)):
+        left = [path for path in home.glob(f"demo_lab_*/{part}/**/*") if path.is_file()]
         if not left:
             return []
         time.sleep(0.1)
@@ -215,27 +135,30 @@ def measure(cfg: PageLoadConfig) -> list[list[str]]:
         for visitor in visitors:
             visitor.close()
         what = f"{cfg.visitors} visitors x {cfg.photographs} photographs"
-        rows.append(row(what, tally, start, peak_memory(process), files_left(home)))
+        rows.append(row(what, tally, start, peak_memory(process), home))
         small = [write_photograph(home / f"small_{n}.jpg", n, 1.0) for n in range(cfg.closed)]
         with ThreadPoolExecutor(max(1, cfg.closed)) as pool:
             list(pool.map(lambda path: leave(url, path), small))
-        rows.append(row(f"{cfg.closed} closed browsers", Tally(), start, peak_memory(process), files_left(home)))
+        rows.append(row(f"{cfg.closed} closed browsers", Tally(), start, peak_memory(process), home))
     return rows
 
 
-def row(what: str, tally: Tally, start: float, peak: float, left: list[Path]) -> list[str]:
-    """Lay a part's figures out."""
-    times = tally.seconds
+def row(what: str, tally: Tally, start: float, peak: float, home: Path) -> list[str]:
+    """Lay a part's figures out, once its files are gone: uploads that no page took over stay for UPLOAD_SECONDS."""
+    times, closed = tally.seconds, time.perf_counter()
+    pages = files_left(home, "pages", CLOSE_SECONDS)
+    left = pages + files_left(home, "uploads", UPLOAD_SECONDS + 2 * SWEEP)
+    gone = time.perf_counter() - closed
     spread = [f"{statistics.median(times):.1f}", f"{max(times):.1f}"] if times else ["", ""]
     messages = "; ".join(sorted(set(tally.refused)))
-    figures = [len(times), len(tally.refused), tally.foreign, round(start), round(peak), len(left)]
+    figures = [len(times), len(tally.refused), tally.foreign, round(start), round(peak), len(left), round(gone)]
     return [what, *spread, *map(str, figures), messages]
 
 
 def print_load(cfg: PageLoadConfig) -> None:
     """Measure and print the table."""
     titles = ["", "median, s", "slowest, s", "answered", "refused", "foreign", "memory at start, MB", "peak, MB"]
-    run.say(markdown([*titles, "left", "refusals"], measure(cfg), "---"))
+    run.say(markdown([*titles, "files left", "gone after, s", "refusals"], measure(cfg), "---"))
 
 
 main = make_main(PageLoadConfig, print_load)

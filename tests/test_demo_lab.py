@@ -167,6 +167,9 @@ def test_tap_holds_moves_and_lets_go_of_hints(handlers: Page) -> None:
     for expected in ([(150, 60, "#a02020")], [(100, 120, "#00ff00"), (150, 60, "#a02020")]):
         editor.undo("a.png", "Default", 1.0, request)
         assert places() == expected
+    assert handlers.update("a.png", "Default", 1.0, request)[0] != gradio.skip()
+    for chosen in ("a.png", None):  # nothing to do
+        assert handlers.update(chosen, "Default", 1.0, request) == [gradio.skip()] * 4
     for _ in range(5):
         editor.undo("a.png", "Default", 1.0, request)
     assert places() == []
@@ -238,7 +241,7 @@ def test_visitors_at_once_get_their_own_photographs_and_closed_browsers_leave_no
         for future in going:
             future.result()
     assert (len(tally.seconds), tally.refused, tally.foreign) == (8, [], 0)
-    assert page_load.files_left(address[1]) == []
+    assert page_load.files_left(address[1], "pages", 60) == []
 
 
 @pytest.fixture(scope="module")

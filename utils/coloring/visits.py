@@ -75,10 +75,12 @@ class Visits:
     Attributes:
         work: folder that holds the uploads, and one folder for each page.
         open: the photographs of each page by name, by its folder.
+        closed: when the pages were closed that may be heard of again: a request was on its way, or a phone wakes up.
     """
 
     work: Path
     open: dict[Path, dict[str, Photo]] = field(default_factory=dict)
+    closed: dict[Path, float] = field(default_factory=dict)
 
     def where(self, request: gr.Request) -> Path:
         """Name the folder of one open page; the browser chose the page's name, which may be a path to elsewhere."""
@@ -107,6 +109,7 @@ class Visits:
 
     def close(self, request: gr.Request) -> None:
         """Remove what a closed page has left."""
+        self.closed[self.where(request)] = time.time()
         self.forget(self.where(request))
 
     def forget(self, folder: Path) -> None:
@@ -122,12 +125,19 @@ class Visits:
         shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self, now: float) -> None:
-        """Remove uploads older than UPLOAD_SECONDS, and pages that nobody has used for IDLE_SECONDS; `now` in s."""
-        for upload in (self.work / UPLOADS).rglob("*"):
-            with contextlib.suppress(OSError):
+        """Remove uploads older than UPLOAD_SECONDS, and pages that nobody has used for IDLE_SECONDS; `now` in s.
+
+        A page that was heard of after it was closed may have nobody who closes it again: it has UPLOAD_SECONDS.
+        """
+        with contextlib.suppress(OSError):  # something has just gone: the next sweep sees the rest
+            for upload in (self.work / UPLOADS).rglob("*"):
                 if upload.is_file() and now - upload.stat().st_mtime > UPLOAD_SECONDS:
                     remove_upload(upload)
-        for folder in (self.work / PAGES).iterdir():
-            with contextlib.suppress(OSError):
-                if now - max(path.stat().st_mtime for path in [folder, *folder.iterdir()]) > IDLE_SECONDS:
+        with contextlib.suppress(OSError):
+            for folder in (self.work / PAGES).iterdir():
+                idle = now - max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+                if idle > (UPLOAD_SECONDS if folder in self.closed else IDLE_SECONDS):
                     self.forget(folder)
+        for folder, when in [*self.closed.items()]:
+            if now - when > IDLE_SECONDS and folder not in self.open:
+                self.closed.pop(folder, None)

@@ -213,9 +213,9 @@ class Page:
             raise gr.Error(f"{chosen}: {reason(error)}; upload it again") from None
 
     def update(self, chosen: str | None, name: str, saturation: float, request: gr.Request) -> list:
-        """Give what `results` gives, if the hints were changed since."""
-        photo = self.visits.photo(request, chosen)
-        if photo.shown == (tuple(photo.hints), name, saturation):
+        """Give what `results` gives, if there is a photograph and its hints were changed since."""
+        photo = self.visits.photos(request).get(str(chosen))
+        if photo is None or photo.shown == (tuple(photo.hints), name, saturation):
             return [gr.skip()] * 4
         try:
             return self.results(photo, name, saturation)
