@@ -118,7 +118,7 @@ def test_close_keeps_a_handler_that_still_runs_from_bringing_the_folder_back(han
 
 def test_sweep_removes_old_uploads_and_pages_that_nobody_uses(handlers: Page) -> None:
     upload, request = drop(handlers, "1/a.png", "someone")
-    now = time.time()
+    now = upload.stat().st_mtime
     handlers.visits.sweep(now + 500)
     assert upload.exists()
     handlers.visits.sweep(now + 700)
@@ -126,7 +126,7 @@ def test_sweep_removes_old_uploads_and_pages_that_nobody_uses(handlers: Page) ->
     handlers.show("a.png", "Default", 1.0, request)  # the page has its own copy
     handlers.visits.sweep(now + 3500)
     assert handlers.visits.folder(request).is_dir() and handlers.visits.photos(request)
-    handlers.visits.sweep(now + 4000)
+    handlers.visits.sweep(now + 5000)
     assert not handlers.visits.open and not list((handlers.visits.work / "pages").iterdir())
 
 
