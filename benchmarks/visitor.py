@@ -85,13 +85,15 @@ def serve(home: Path) -> Iterator[tuple[str, int]]:
         server = subprocess.Popen(command, cwd=home, env={**os.environ, "TMPDIR": str(home)}, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(10 * START_SECONDS):
+        for _ in range(2 * START_SECONDS):
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(url)
                 break
             if server.poll() is not None:
                 raise run.UserError(f"demo_lab.py ended: {(home / 'log.txt').read_text()[-300:]}")
-            time.sleep(0.1)
+            time.sleep(0.5)
+        else:
+            raise run.UserError(f"demo_lab.py does not answer within {START_SECONDS} s; try again on an idle machine")
         yield url, server.pid
     finally:
         server.send_signal(signal.SIGTERM)
