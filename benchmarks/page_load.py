@@ -101,9 +101,9 @@ def leave(url: str, path: Path) -> None:
 
 
 def files_left(home: Path, part: str, seconds: float) -> list[Path]:
-    """List the files of pages or uploads, once there are none or after some time."""
+    """List the files of pages or uploads that are not empty, once there are none or after some time."""
     for _ in range(round(10 * seconds)):
-        left = [path for path in home.glob(f"demo_lab_*/{part}/**/*") if path.is_file()]
+        left = [path for path in home.glob(f"demo_lab_*/{part}/**/*") if path.is_file() and path.stat().st_size]
         if not left:
             return []
         time.sleep(0.1)

@@ -121,8 +121,11 @@ def test_sweep_removes_old_uploads_and_pages_that_nobody_uses(handlers: Page) ->
     now = upload.stat().st_mtime
     handlers.visits.sweep(now + 500)
     assert upload.exists()
+    empty = handlers.visits.work / "uploads" / "tmp1"
+    empty.touch()
+    os.utime(empty, (now, now))
     handlers.visits.sweep(now + 700)
-    assert not upload.exists()
+    assert not upload.parent.exists() and not empty.exists() and empty.parent.is_dir()
     handlers.show("a.png", "Default", 1.0, request)  # the page has its own copy
     handlers.visits.sweep(now + 3500)
     assert handlers.visits.folder(request).is_dir() and handlers.visits.photos(request)

@@ -65,7 +65,8 @@ def remove_upload(path: Path) -> None:
     """Remove an upload and the folder that Gradio made for it."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-        path.parent.rmdir()
+        if path.parent.name != UPLOADS:  # Gradio also leaves empty files there, one for each file that it hands over
+            path.parent.rmdir()
 
 
 @dataclass(frozen=True)
