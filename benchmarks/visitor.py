@@ -36,7 +36,8 @@ class Visitor:
         self.heartbeat = self.http.send(
             self.http.build_request("GET", f"{self.api}/heartbeat/{self.session}"), stream=True
         )
-        next(self.heartbeat.iter_raw())
+        self.beats = self.heartbeat.iter_raw()  # dropping it would close the page
+        next(self.beats)
 
     def upload(self, paths: list[Path]) -> list[dict]:
         """Upload files; gives what the handlers take for them."""
