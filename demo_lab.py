@@ -15,14 +15,19 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import gradio as gr
 
 from config import MAX_SATURATION, DemoConfig
 from utils.coloring.colorize import grayscale
-from utils.coloring.web import EXAMPLES_DIR, PAGES, UPLOADS, Colorizer, Page
+from utils.coloring.palette import COLORS, COMMON
+from utils.coloring.visits import EXAMPLES_DIR, PAGES, UPLOADS, Visits
+from utils.coloring.web import ADD, Colorizer, Page
+from utils.coloring.web_hints import HintEditor
 from utils.data.sample_set import load_photo
 from utils.files import IMAGE_EXTENSIONS
 from utils.images import Picture, write_image
@@ -31,32 +36,34 @@ from utils.training.checkpoints import find_checkpoints
 
 EXAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 MAX_FILE_SIZE = "64mb"
-MAX_WAITING = 16  # requests in the queue
-PALETTE = {  # sRGB; of their colors only the hue and the chroma count
-    "skin": "#c89878",
-    "dark skin": "#7a4e38",
-    "grass": "#5a8040",
-    "leaves": "#3f6a38",
-    "sky": "#78a8d8",
-    "sea": "#407890",
-    "wood": "#8a6038",
-    "brick": "#a05040",
-    "denim": "#405878",
-    "gray": "#808080",
-}
-SWEEP = 600  # seconds after which an upload that no page has taken over is removed
+MAX_WAITING = 64  # requests in the queue; more are refused with a message
+MAX_SESSIONS = 500  # of which Gradio keeps the state of the page's components
+SWEEP = 60  # seconds between two looks for what nobody uses any more
 TITLE = "Automatic image colorization"
 EXPLANATION = (
     "The network sees only the lightness and guesses the colors; the result keeps the size and the lightness "
     "of the photograph. Colors are guesses: never take them as evidence of what something looked like."
 )
+CSS = (  # the names of the likely colors are for screen readers
+    f"#likely {{display: grid; grid-template-columns: repeat({COLORS}, 1fr); gap: 4px}}"
+    "#likely button {font-size: 0; height: 36px; min-width: 0 !important; padding: 0}"
+)
+
+
+class Limit(TypedDict):
+    """How many handlers run at once."""
+
+    concurrency_id: str
+    concurrency_limit: int
+
+
+ONE_AT_A_TIME = Limit(concurrency_id="page", concurrency_limit=1)  # bounds the memory, whoever asks for what
 
 
 def build(page: Page) -> gr.Blocks:
     """Lay the page out and bind its handlers."""
     names = list(page.colorizer.checkpoints)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP, SWEEP)) as blocks:
-        photos = gr.State({})
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {TITLE}\n{EXPLANATION}")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -70,12 +77,8 @@ def build(page: Page) -> gr.Blocks:
                 checkpoint = gr.Radio(names, value=names[-1], label="Checkpoint", elem_id="checkpoint")
                 saturation = gr.Slider(0, MAX_SATURATION, 1, step=0.05, label="Saturation", elem_id="saturation")
                 with gr.Row():
-                    examples = {
-                        name: gr.Button(
-                            name, size="sm", min_width=150, icon=str(page.work / EXAMPLES_DIR / f"{name}.png")
-                        )
-                        for name in EXAMPLES
-                    }
+                    icons = {name: str(page.visits.work / EXAMPLES_DIR / f"{name}.png") for name in EXAMPLES}
+                    examples = [gr.Button(name, size="sm", min_width=150, icon=icons[name]) for name in EXAMPLES]
             with gr.Column(scale=2, min_width=300):
                 sides = gr.ImageSlider(
                     label="Before and after",
@@ -88,74 +91,61 @@ def build(page: Page) -> gr.Blocks:
                 download = gr.DownloadButton("Download", interactive=False, variant="primary", elem_id="download")
                 everything = gr.Button("Color all of them", visible=False, elem_id="all")
                 archive = gr.DownloadButton("Download all", visible=False, elem_id="archive")
-        with gr.Accordion("Color hints", open=False, elem_id="hints"), gr.Row():
-            # The picker grows and shrinks: above the canvas it would move it under a click
-            with gr.Column(scale=2, min_width=300):
-                canvas = gr.Image(
-                    label="Choose a color, then click where it belongs",
-                    interactive=False,
-                    buttons=[],
-                    height=480,
-                    elem_id="canvas",
-                )
-                table = gr.Dataframe(headers=["x", "y", "color"], interactive=False, label="Hints", elem_id="table")
-            with gr.Column(scale=1, min_width=300):
-                palette = gr.Dropdown(list(PALETTE.items()), value=PALETTE["sky"], label="Common colors")
-                color = gr.ColorPicker(PALETTE["sky"], label="Color", elem_id="color")
-                undo = gr.Button("Undo", size="sm", elem_id="undo")
-                clear = gr.Button("Clear", size="sm", elem_id="clear")
-                save = gr.DownloadButton("Download hints", interactive=False, size="sm", elem_id="save")
-                load = gr.UploadButton("Load hints", file_types=[".json"], size="sm", elem_id="load")
-        shown = [sides, download, archive, canvas, table, save]
-        settings = [checkpoint, saturation]
-        added = [drop, photos, choice, everything, *shown]
-        drop.upload(
-            page.add,
-            [drop, photos, choice, *settings],
-            added,
-            show_progress_on=sides,
-            concurrency_id="page",
-            concurrency_limit=1,
-        )
-        for name, button in examples.items():
-            inputs = [gr.State(name), photos, choice, *settings]
-            button.click(
-                page.add_example, inputs, added, show_progress_on=sides, concurrency_id="page", concurrency_limit=1
-            )
+        settings = [choice, checkpoint, saturation]
+        hints = lay_out_hints(page, settings, [sides, download, archive])
+        shown = [sides, download, archive, *hints]
+        added = [drop, choice, everything, *shown]
+        drop.upload(page.add, [drop, *settings], added, show_progress_on=sides, **ONE_AT_A_TIME)
+        for button in examples:
+            inputs = [gr.State(button.value), *settings]
+            button.click(page.add_example, inputs, added, show_progress_on=sides, **ONE_AT_A_TIME)
         for event in (choice.input, checkpoint.input, saturation.release):
-            inputs = [photos, choice, *settings]
-            event(
-                page.show,
-                inputs,
-                shown,
-                show_progress_on=sides,
-                trigger_mode="always_last",
-                concurrency_id="page",
-                concurrency_limit=1,
-            )
-        palette.input(None, palette, color, js="color => color")
-        for event, handler, more in (
-            (canvas.select, page.place, [color]),
-            (undo.click, page.undo, []),
-            (clear.click, page.clear, []),
-            (load.upload, page.load, [load]),
-        ):
-            # First the small picture, which is quick, then the whole one
-            inputs = [photos, choice, *settings]
-            placed = event(
-                handler,
-                [*inputs, *more],
-                [canvas, table],
-                trigger_mode="multiple",
-                concurrency_id="page",
-                concurrency_limit=1,
-            )
-            placed.success(
-                page.show, inputs, shown, show_progress="hidden", concurrency_id="page", concurrency_limit=1
-            )
-        everything.click(page.pack, [photos, *settings], archive, concurrency_id="page", concurrency_limit=1)
-        blocks.unload(page.close)
+            event(page.show, settings, shown, show_progress_on=sides, trigger_mode="always_last", **ONE_AT_A_TIME)
+        everything.click(page.pack, [checkpoint, saturation], archive, **ONE_AT_A_TIME)
+        blocks.unload(page.visits.close)
     return blocks.queue(max_size=MAX_WAITING)
+
+
+def lay_out_hints(page: Page, settings: list, above: list) -> list:
+    """Lay the color hints out and bind their handlers; give the components that `Page.show` fills after `above`."""
+    editor = HintEditor(page)
+    with gr.Accordion("Color hints", open=False, elem_id="hints"), gr.Row():
+        # The picker grows and shrinks: above the canvas it would move it under a click
+        with gr.Column(scale=2, min_width=300):
+            canvas = gr.Image(label=ADD, interactive=False, buttons=[], height=480, elem_id="canvas")
+            with gr.Row(visible=False, elem_id="likely") as likely:
+                swatches = [
+                    gr.Button(f"Likely color {n + 1}", elem_id=f"likely{n}", min_width=28) for n in range(COLORS)
+                ]
+            colors = gr.HTML("", elem_id="colors")
+            table = gr.Dataframe(headers=["x", "y", "color"], interactive=False, label="Hints", elem_id="table")
+        with gr.Column(scale=1, min_width=300):
+            common = gr.Dropdown(list(COMMON.items()), value=COMMON["sky"], label="Common colors")
+            color = gr.ColorPicker(COMMON["sky"], label="Color", elem_id="color")
+            pick = gr.Checkbox(label="Take the color from the next tap", elem_id="pick")
+            remove = gr.Button("Remove this hint", interactive=False, size="sm", elem_id="remove")
+            undo = gr.Button("Undo", size="sm", elem_id="undo")
+            clear = gr.Button("Clear", size="sm", elem_id="clear")
+            save = gr.DownloadButton("Download hints", interactive=False, size="sm", elem_id="save")
+            load = gr.UploadButton("Load hints", file_types=[".json"], size="sm", elem_id="load")
+    edited = [canvas, table, remove, likely, colors]
+    common.input(None, common, color, js="color => color")
+    events: list[tuple] = [
+        (canvas.select, editor.tap, [color, pick], [color, pick]),
+        (color.input, editor.recolor, [color], []),
+        (common.input, editor.recolor, [common], []),
+        (remove.click, editor.remove, [], []),
+        (undo.click, editor.undo, [], []),
+        (clear.click, editor.clear, [], []),
+        (load.upload, editor.load, [load], []),
+        *((swatch.click, editor.recolor_likely, [gr.State(n)], [color]) for n, swatch in enumerate(swatches)),
+    ]
+    for event, handler, inputs, more in events:
+        # First the small picture, which is quick, then the whole one
+        mode = "always_last" if handler == editor.recolor else "multiple"
+        placed = event(handler, [*settings, *inputs], [*edited, *more], trigger_mode=mode, **ONE_AT_A_TIME)
+        placed.success(page.update, settings, [*above, save], show_progress="hidden", **ONE_AT_A_TIME)
+    return [save, *edited]
 
 
 def demo(cfg: DemoConfig) -> None:
@@ -184,18 +174,22 @@ def demo(cfg: DemoConfig) -> None:
         os.environ["GRADIO_RUN_HISTORY"] = "False"
         # Served from where they lie: Gradio would keep copies. Uploads are not: an HTML file among them would open.
         gr.set_static_paths([work / EXAMPLES_DIR, work / PAGES])
-        page = build(Page(Colorizer(checkpoints, set_up_device(cfg.device)), work))
+        visits = Visits(work)
+        page = build(Page(Colorizer(checkpoints, set_up_device(cfg.device)), visits))
         page.launch(
             server_name=cfg.host,
             server_port=cfg.port,
             max_file_size=MAX_FILE_SIZE,
+            state_session_capacity=MAX_SESSIONS,
+            css=CSS,
             prevent_thread_lock=True,
             quiet=True,
             footer_links=[],
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
         say(f"the page is at http://{cfg.host}:{cfg.port}; Ctrl-C ends it")
-        stop.wait()
+        while not stop.wait(SWEEP):
+            visits.sweep(time.time())
         page.close()
 
 

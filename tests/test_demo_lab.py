@@ -16,6 +16,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,9 +27,13 @@ import torch
 from skimage.color import rgb2lab
 
 import infer_lab
+from benchmarks import page_load
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.hints import dump_hints
-from utils.coloring.web import Colorizer, Page, to_hex
+from utils.coloring.palette import LIKELY_AB
+from utils.coloring.visits import Visits
+from utils.coloring.web import Colorizer, Page
+from utils.coloring.web_hints import HintEditor, parse_color
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
 
@@ -44,36 +49,136 @@ ROOT = Path(__file__).parent.parent
 def handlers(tmp_path: Path) -> Page:
     colorizer = Colorizer({"Default": DEFAULT_CHECKPOINT}, torch.device("cpu"))
     (tmp_path / "work" / "pages").mkdir(parents=True)
-    return Page(colorizer, tmp_path / "work")
+    return Page(colorizer, Visits(tmp_path / "work"))
 
 
 def test_folder_stays_where_it_should_whatever_the_browser_calls_itself(handlers: Page) -> None:
     stranger = SimpleNamespace(session_hash="../../elsewhere")
-    folder = handlers.folder(stranger)
-    assert folder.parent == handlers.work / "pages" and folder.is_dir()
-    handlers.close(stranger)
-    assert not folder.exists() and (handlers.work / "pages").exists()
+    folder = handlers.visits.folder(stranger)
+    assert folder.parent == handlers.visits.work / "pages" and folder.is_dir()
+    handlers.visits.close(stranger)
+    assert not folder.exists() and (handlers.visits.work / "pages").exists()
 
 
 def test_add_tells_photographs_of_one_name_apart_and_takes_the_uploads_away(handlers: Page) -> None:
     paths = [
-        handlers.work / "uploads" / name for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
+        handlers.visits.work / "uploads" / name
+        for name in ("1/a (2).png", "2/a.png", "3/a.png", "4/no.png", "5/a.svg")
     ]
     for number, path in enumerate(paths[:3]):
         write_image(path, Picture(np.full((40 + number, 50, 3), 90, np.uint8), None))
     for path in paths[3:]:
         path.parent.mkdir()
         path.write_bytes(b"no image")
-    example = handlers.work / "examples" / "a.png"
+    example = handlers.visits.work / "examples" / "a.png"
     write_image(example, Picture(np.full((70, 50, 3), 90, np.uint8), None))
     someone = SimpleNamespace(session_hash="someone")
-    _, photos, choice, *_ = handlers.add([*map(str, paths), str(example)], {}, None, "Default", 1.0, someone)
+    _, choice, *_ = handlers.add([*map(str, paths), str(example)], None, "Default", 1.0, someone)
+    photos = handlers.visits.photos(someone)
     heights = {label: read_picture(photo.path).rgb.shape[0] for label, photo in photos.items()}
     assert heights == {"a (2).png": 40, "a.png": 41, "a (3).png": 42, "a (4).png": 70}
-    assert choice["value"] == "a (2).png" and example.exists() and not any(path.exists() for path in paths[:3])
-    handlers.close(someone)
+    assert choice["value"] == "a (2).png" and example.exists()
+    shutil.rmtree(photos["a.png"].path.parent)
     with pytest.raises(gradio.Error, match=r"a.png: No such file"):
-        handlers.show(photos, "a.png", "Default", 1.0)
+        handlers.show("a.png", "Default", 1.0, someone)
+    handlers.visits.close(someone)
+    assert not any(path.exists() for path in paths[:3]) and example.exists()
+    assert not list((handlers.visits.work / "pages").iterdir())
+    with pytest.raises(gradio.Error, match=r"a.png: is gone"):
+        handlers.show("a.png", "Default", 1.0, someone)
+
+
+def drop(handlers: Page, name: str, session: str, level: int = 90) -> tuple[Path, SimpleNamespace]:
+    """Upload a gray photograph of 240 x 180 pixels to a page, and give the upload and the request."""
+    upload = handlers.visits.work / "uploads" / name
+    write_image(upload, Picture(np.full((180, 240, 3), level, np.uint8), None))
+    request = SimpleNamespace(session_hash=session)
+    handlers.add([str(upload)], None, "Default", 1.0, request)
+    return upload, request
+
+
+def test_close_leaves_the_upload_that_another_page_shares(handlers: Page) -> None:
+    upload, first = drop(handlers, "1/a.png", "first")
+    _, second = drop(handlers, "1/a.png", "second")
+    handlers.visits.close(first)
+    assert upload.exists() and not handlers.visits.photos(first)
+    handlers.show("a.png", "Default", 1.0, second)
+    handlers.visits.close(second)
+    assert not upload.parent.exists() and not handlers.visits.open
+
+
+def test_close_keeps_a_handler_that_still_runs_from_bringing_the_folder_back(handlers: Page) -> None:
+    _, request = drop(handlers, "1/a.png", "someone")
+    photo = handlers.visits.photos(request)["a.png"]
+    handlers.visits.close(request)
+    with pytest.raises((OSError, ValueError)):
+        handlers.results(photo, "Default", 1.0)
+    assert not list((handlers.visits.work / "pages").iterdir())
+
+
+def test_sweep_removes_old_uploads_and_pages_that_nobody_uses(handlers: Page) -> None:
+    upload, request = drop(handlers, "1/a.png", "someone")
+    now = upload.stat().st_mtime
+    handlers.visits.sweep(now + 500)
+    assert upload.exists()
+    empty = handlers.visits.work / "uploads" / "tmp1"
+    empty.touch()
+    os.utime(empty, (now, now))
+    handlers.visits.sweep(now + 700)
+    assert not upload.parent.exists() and not empty.exists() and empty.parent.is_dir()
+    handlers.show("a.png", "Default", 1.0, request)  # the page has its own copy
+    handlers.visits.sweep(now + 3500)
+    assert handlers.visits.folder(request).is_dir() and handlers.visits.photos(request)
+    handlers.visits.sweep(now + 5000)
+    assert not handlers.visits.open and not list((handlers.visits.work / "pages").iterdir())
+
+
+def test_add_refuses_more_photographs_than_a_page_holds(handlers: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.coloring.web.MAX_PHOTOS", 1)
+    drop(handlers, "1/a.png", "someone")
+    with pytest.warns(UserWarning, match="at most 1 photographs"):
+        _, request = drop(handlers, "2/b.png", "someone")
+    assert list(handlers.visits.photos(request)) == ["a.png"]
+
+
+def test_tap_holds_moves_and_lets_go_of_hints(handlers: Page) -> None:
+    _, request = drop(handlers, "1/a.png", "someone")
+    photo, editor = handlers.visits.photos(request)["a.png"], HintEditor(handlers)
+
+    def tap(x: int, y: int, color: str = "#2040a0", pick: bool = False) -> list:
+        event = SimpleNamespace(index=[x, y])
+        return editor.tap("a.png", "Default", 1.0, color, pick, request, event)
+
+    def places() -> list[tuple[float, float, str]]:
+        return [(hint.x, hint.y, hint.color) for hint in photo.hints]
+
+    tap(50, 60)
+    tap(150, 60, "#a02020")
+    assert places() == [(50, 60, "#2040a0"), (150, 60, "#a02020")] and not photo.held
+    assert editor.recolor("a.png", "Default", 1.0, "#00ff00", request)[0] == gradio.skip()  # for the next one
+    tap(58, 66)  # 10 pixels off, of 240: the hint is meant
+    assert photo.held and photo.current == 0 and len(photo.hints) == 2
+    editor.recolor("a.png", "Default", 1.0, "rgba(0, 255, 0, 1)", request)
+    tap(100, 120)
+    assert places() == [(100, 120, "#00ff00"), (150, 60, "#a02020")] and not photo.held
+    tap(100, 120)
+    tap(100, 120)  # twice: held and let go
+    assert not photo.held
+    editor.remove("a.png", "Default", 1.0, request)
+    assert places() == [(150, 60, "#a02020")]
+    editor.clear("a.png", "Default", 1.0, request)
+    for expected in ([(150, 60, "#a02020")], [(100, 120, "#00ff00"), (150, 60, "#a02020")]):
+        editor.undo("a.png", "Default", 1.0, request)
+        assert places() == expected
+    assert handlers.update("a.png", "Default", 1.0, request)[0] != gradio.skip()
+    for chosen in ("a.png", None):  # nothing to do
+        assert handlers.update(chosen, "Default", 1.0, request) == [gradio.skip()] * 4
+    for _ in range(5):
+        editor.undo("a.png", "Default", 1.0, request)
+    assert places() == []
+    *_, color, pick = tap(20, 20, pick=True)
+    lightness = rgb2lab(np.array([*bytes.fromhex(color[1:])]) / 255)[0]
+    assert not pick and places() == [] and abs(lightness - rgb2lab(np.full(3, 90 / 255))[0]) < 1
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +224,24 @@ def test_demo_refuses_an_address_that_is_taken(capsys: pytest.CaptureFixture[str
         assert demo_lab.main(["--port", str(taken.getsockname()[1])]) == 2
     assert demo_lab.main(["--port", "70000"]) == 2
     assert capsys.readouterr().err.count("choose others") == 2
+
+
+def test_visitors_at_once_get_their_own_photographs_and_leave_nothing(
+    address: tuple[str, Path], tmp_path: Path
+) -> None:
+    photos = [
+        [page_load.write_photograph(tmp_path / f"{n}_{m}.jpg", 4 * m + n, 0.02) for m in (0, 1)] for n in range(4)
+    ]
+    tally = page_load.Tally()
+    with ThreadPoolExecutor(4) as pool:
+        coming = [
+            pool.submit(page_load.visit, address[0], paths, tmp_path / paths[0].stem, tally) for paths in photos
+        ]
+        for visitor in [future.result() for future in coming]:
+            visitor.close()
+    assert (len(tally.seconds), tally.refused, tally.foreign) == (8, [], 0)
+    assert page_load.files_left(address[1], "pages", 60) == []
+    assert not list(address[1].glob("demo_lab_*/uploads/*/*.jpg"))
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +293,13 @@ def save(page: sync_api.Page, button: str, folder: Path) -> Path:
     return path
 
 
+def position(page: sync_api.Page, x: float, y: float) -> dict[str, float]:
+    """Give the position on the canvas of a place of the 600 x 400 photograph."""
+    box = page.locator("#canvas img").bounding_box()
+    scale = min(box["width"] / 600, box["height"] / 400, 1)
+    return {"x": box["width"] / 2 + (x - 300) * scale, "y": box["height"] / 2 + (y - 200) * scale}
+
+
 def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) -> None:
     photo = tmp_path / "my cup.png"
     write_image(photo, Picture(load_photo("coffee"), None))
@@ -198,22 +328,22 @@ def test_page_gives_what_infer_lab_gives(page: sync_api.Page, tmp_path: Path) ->
     assert np.ptp(gray, axis=2).max() <= 1
 
 
-def test_to_hex_takes_what_the_picker_gives() -> None:
-    assert to_hex("#2040A0") == "#2040a0"
-    assert to_hex("rgba(31.6, 64.2, 160, 1)") == to_hex("rgb(32, 64, 160)") == "#2040a0"
+def test_parse_color_takes_what_the_picker_gives() -> None:
+    assert parse_color("#2040A0") == "#2040a0"
+    assert parse_color("rgba(31.6, 64.2, 160, 1)") == parse_color("rgb(32, 64, 160)") == "#2040a0"
     with pytest.raises(gradio.Error, match="is no color"):
-        to_hex("blue")
+        parse_color("blue")
 
 
 def test_load_names_a_file_of_another_photograph(handlers: Page) -> None:
-    example, notes = handlers.work / "examples" / "a.png", handlers.work / "a.json"
+    example, notes = handlers.visits.work / "examples" / "a.png", handlers.visits.work / "a.json"
     write_image(example, Picture(np.full((40, 50, 3), 90, np.uint8), None))
     someone = SimpleNamespace(session_hash="someone")
-    _, photos, *_ = handlers.add([str(example)], {}, None, "Default", 1.0, someone)
+    handlers.add([str(example)], None, "Default", 1.0, someone)
     for text, reason in (("{", "a.json: not a readable file"), (dump_hints([], 9, 9), "is 50x40, but a.json is for")):
         notes.write_text(text)
         with pytest.raises(gradio.Error, match=reason):
-            handlers.load(photos, "a.png", "Default", 1.0, str(notes))
+            HintEditor(handlers).load("a.png", "Default", 1.0, str(notes), someone)
         assert not notes.exists()
 
 
@@ -229,12 +359,7 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     page.click("#color button")
     page.locator("#color input").fill("#2040a0")
     page.keyboard.press("Enter")
-    box = page.locator("#canvas img").bounding_box()
-    scale = min(box["width"] / 600, box["height"] / 400, 1)
-    at = [
-        box[side] / 2 + (place - full / 2) * scale for side, place, full in (("width", 430, 600), ("height", 40, 400))
-    ]
-    page.locator("#canvas img").click(position={"x": at[0], "y": at[1]})
+    page.locator("#canvas img").click(position=position(page, 430, 40))
     second = wait_for_another(page, first)
     blue = read_picture(save(page, "#download", tmp_path)).rgb
     notes = save(page, "#save", tmp_path)
@@ -259,6 +384,63 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     command = [str(photo), str(DEFAULT_CHECKPOINT), "--hints", str(notes), "--device", "cpu"]
     assert infer_lab.main([*command, "--output-dir", str(tmp_path / "outputs")]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / "outputs" / "cup.png").rgb, blue)
+
+
+def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
+    browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.set_default_timeout(120_000)
+    page.goto(address[0])
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    photo = tmp_path / "cup.png"
+    write_image(photo, Picture(load_photo("coffee"), None))
+    page.set_input_files("#drop input[type=file]", photo)
+    newest = after(page)
+    plain = read_picture(save(page, "#download", tmp_path)).rgb
+    page.tap("#hints > button")
+
+    def tap(x: float, y: float) -> None:
+        page.locator("#canvas img").tap(position=position(page, x, y))
+
+    def result() -> np.ndarray:
+        nonlocal newest
+        newest = wait_for_another(page, newest)
+        return read_picture(save(page, "#download", tmp_path)).rgb
+
+    def distance(rgb: np.ndarray, x: int, y: int, color: str) -> float:
+        """Give the distance in ab between the mean around a place and a color, in CIELAB units."""
+        wanted = rgb2lab(np.array([*bytes.fromhex(color[1:])]) / 255)[1:]
+        there = rgb2lab(rgb[y - 4 : y + 5, x - 4 : x + 5])[:, :, 1:].mean((0, 1))
+        return float(np.linalg.norm(there - wanted))
+
+    tap(430, 40)  # the table, in the color of the sky, which is preset
+    placed = result()
+    assert distance(plain, 430, 40, "#78a8d8") > 40 and distance(placed, 430, 40, "#78a8d8") < 8
+
+    page.tap("#likely3")
+    page.wait_for_function("document.querySelector('#table').innerText.includes('#78a8d8') == false")
+    likely = result()
+    (hint,) = json.loads(save(page, "#save", tmp_path).read_text())["hints"]
+    assert 50 < rgb2lab(plain[38:43, 428:433])[:, :, 0].mean() < 60
+    ab = rgb2lab(np.array([*bytes.fromhex(hint["color"][1:])]) / 255)[1:]
+    np.testing.assert_allclose(ab, LIKELY_AB[5][3], atol=1)
+    assert distance(likely, 430, 40, hint["color"]) < 8
+
+    page.tap("#undo")
+    np.testing.assert_array_equal(result(), placed)
+
+    tap(430, 40)  # takes hold of it
+    page.wait_for_selector("#canvas >> text=Tap where the marked hint belongs")
+    tap(150, 60)
+    moved = result()
+    (hint,) = json.loads(save(page, "#save", tmp_path).read_text())["hints"]
+    assert abs(hint["x"] - 150) <= 3 and abs(hint["y"] - 60) <= 3 and hint["color"] == "#78a8d8"
+    assert distance(moved, 150, 60, "#78a8d8") < 8
+
+    page.tap("#remove")
+    np.testing.assert_array_equal(result(), plain)
+    page.close()
 
 
 def test_slider_moves_between_the_two_pictures(page: sync_api.Page) -> None:

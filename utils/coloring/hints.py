@@ -208,14 +208,18 @@ def hint_planes(hints: Sequence[Hint], size: tuple[int, int], plane: Tensor) -> 
     return planes
 
 
-def mark(rgb: np.ndarray, hints: Sequence[Hint], size: tuple[int, int]) -> np.ndarray:
-    """Draw hints for a photograph of `size` as dots, ringed in white and black, on a copy (H, W, 3) of it."""
+def mark(rgb: np.ndarray, hints: Sequence[Hint], size: tuple[int, int], held: int | None = None) -> np.ndarray:
+    """Draw hints for a photograph of `size` as dots, ringed in white and black, on a copy (H, W, 3) of it.
+
+    The hint of index `held` is drawn twice as large.
+    """
     levels = np.iinfo(rgb.dtype).max / 255
     marked = np.ascontiguousarray(rgb).copy()
     radius = max(2, round(max(rgb.shape[:2]) / 128))
-    for hint in hints:
+    for number, hint in enumerate(hints):
         center = int(hint.x * rgb.shape[1] / size[1]), int(hint.y * rgb.shape[0] / size[0])
         colors = ((0, 0, 0), (255, 255, 255), tuple(bytes.fromhex(hint.color[1:])))
+        scale = 2 if number == held else 1
         for wider, color in zip((2, 1, 0), colors, strict=True):
-            cv2.circle(marked, center, radius + wider, [levels * c for c in color], cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(marked, center, scale * (radius + wider), [levels * c for c in color], cv2.FILLED, cv2.LINE_AA)
     return marked

@@ -1,57 +1,43 @@
 """The photographs of the web page: taking them in, coloring them, and cleaning up after them.
 
-Uses the checkpoints of `utils.training`.
+Uses the checkpoints of `utils.training`. `utils.coloring.web_hints` adds the hints.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 import shutil
 import tempfile
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.coloring.colorize import cast_convolutions, grayscale, merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
-from utils.coloring.hints import Hint, dump_hints, hint_planes, mark, parse_hints, takes_hints
-from utils.files import IMAGE_EXTENSIONS, write_text
-from utils.images import ImageError, Picture, encode_image, read_picture, resize, write_image
-from utils.run import UserError, amp_dtype
+from utils.coloring.hints import Hint, dump_hints, hint_planes, mark, square, takes_hints
+from utils.coloring.palette import likely_colors, style, to_hex
+from utils.coloring.visits import EXAMPLES_DIR, Photo, Visits
+from utils.files import IMAGE_EXTENSIONS
+from utils.images import ImageError, Picture, encode_image, read_picture, resize
+from utils.lab import lightness
+from utils.run import amp_dtype
 from utils.training.checkpoints import working_size
 
 MAX_PIXELS = 2**26  # of an upload
+MAX_PHOTOS = 50  # of a page
 PREVIEW_SIDE = 1024  # most pixels of the longer side of the picture that hints are placed on
+SIDES_SIDE = 2048  # the same of the two sides of the slider; the download has all pixels
 ARCHIVE = "colored.zip"
-UPLOADS, PAGES, EXAMPLES_DIR = "uploads", "pages", "examples"
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photograph of a page.
-
-    Attributes:
-        path: where it lies, in the page's folder.
-        picture: a copy of at most PREVIEW_SIDE pixels a side, to show hints on.
-        size: its height and width.
-        hints: the colors that its owner wants.
-        planes: what the network sees of it, by working size: (1, h, w), in [-1, 1].
-        ab: what each checkpoint predicted for it, by name, and for which hints: (2, h, w), in [-1, 1].
-    """
-
-    path: Path
-    picture: Picture
-    size: tuple[int, int]
-    hints: list[Hint] = field(default_factory=list)
-    planes: dict[int, Tensor] = field(default_factory=dict)
-    ab: dict[str, tuple[tuple[Hint, ...], Tensor]] = field(default_factory=dict)
+ADD, MOVE = (
+    "Choose a color, then tap where it belongs; tap a hint to move or change it",
+    "Tap where the marked hint belongs, give it another color, or remove it",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,153 +80,151 @@ class Colorizer:
             photo.ab[name] = hints, predict_ab(generator, [l], self.device, self.dtype, asked)[0]
         return photo.ab[name][1]
 
-    def color(self, photo: Photo, name: str, saturation: float) -> tuple[Picture, Picture]:
-        """Give a photograph without color, and colored."""
-        picture = read_picture(photo.path)
-        return grayscale(picture), merge(picture, saturation * self.predict(photo, name))
+    def color(self, photo: Photo, name: str, saturation: float) -> Picture:
+        """Color a photograph.
+
+        Raises:
+            ImageError: the file is gone.
+        """
+        return merge(read_picture(photo.path), saturation * self.predict(photo, name))
 
 
-def to_hex(color: str) -> str:
-    """Convert what the color picker gives, "#rrggbb" or "rgba(r, g, b, a)", to "#rrggbb"."""
-    if re.fullmatch("#[0-9a-fA-F]{6}", color):
-        return color.lower()
-    if channels := re.fullmatch(r"rgba?\(([\d.]+), *([\d.]+), *([\d.]+).*\)", color):
-        return "#" + bytes(min(255, round(float(channel))) for channel in channels.groups()).hex()
-    raise gr.Error(f"{color[:40]}: is no color")
+def shrink(picture: Picture, side: int) -> Picture:
+    """Shrink a picture to at most `side` pixels a side; without its alpha."""
+    height, width = picture.rgb.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return Picture(resize(picture.rgb, max(1, round(height * scale)), max(1, round(width * scale))), None)
+
+
+def put(path: Path, picture: Picture) -> None:
+    """Write a picture into a folder that exists: that of a page which was closed must not come back."""
+    path.write_bytes(encode_image(path.suffix, picture))
+
+
+def fresh(photo: Photo, kind: str) -> Path:
+    """Make a new folder beside a photograph and remove the earlier ones of its kind: browsers keep what they saw."""
+    earlier = list(photo.path.parent.glob(f"{kind}_*"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}_", dir=photo.path.parent))
+    for path in earlier:
+        shutil.rmtree(path, ignore_errors=True)
+    return folder
+
+
+def lightness_at(photo: Photo, preview: Picture, hint: Hint) -> float:
+    """Give the mean L of a photograph's preview in the 5 x 5 pixels around a hint."""
+    x, y = (
+        int(at * small / side)
+        for at, small, side in zip((hint.x, hint.y), preview.rgb.shape[1::-1], photo.size[::-1], strict=True)
+    )
+    return lightness(np.ascontiguousarray(preview.rgb[square(y, x, 2)])).mean().item()
+
+
+def reason(error: ImageError | OSError) -> str:
+    """Say what is wrong without the path."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the handlers of the page need.
+    """What the handlers of the page need; they run one at a time.
 
     Attributes:
         colorizer: shared by all who look at the page.
-        work: folder that holds one folder for each of them.
+        visits: what each of them has.
     """
 
     colorizer: Colorizer
-    work: Path
-
-    def folder(self, request: gr.Request) -> Path:
-        """Give the folder of one open page; the browser chose the page's name, which may be a path to elsewhere."""
-        folder = self.work / PAGES / hashlib.sha256(str(request.session_hash).encode()).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def close(self, request: gr.Request) -> None:
-        """Remove what a closed page has left."""
-        shutil.rmtree(self.folder(request), ignore_errors=True)
+    visits: Visits
 
     def take(self, path: Path, folder: Path) -> Photo:
-        """Put an upload, or an example, into its page's folder.
+        """Copy an upload, or an example, into its page's folder.
 
         Raises:
             ImageError: it is no image, or too large.
+            OSError: the disk is full, or the page was closed.
         """
         if path.suffix.lower() not in IMAGE_EXTENSIONS:
             raise ImageError(f"give one of {', '.join(sorted(IMAGE_EXTENSIONS))}")
         picture = read_picture(path, max_pixels=MAX_PIXELS)
-        height, width = picture.rgb.shape[:2]
-        scale = min(1.0, PREVIEW_SIDE / max(height, width))
-        preview = resize(picture.rgb, max(1, round(height * scale)), max(1, round(width * scale)))
-        target = Path(tempfile.mkdtemp(dir=folder)) / path.name
-        shutil.copyfile(path, target)
-        if path.is_relative_to(self.work / UPLOADS):
-            path.unlink()
-        return Photo(target, Picture(preview, None), (height, width))
+        photo = Photo(Path(tempfile.mkdtemp(dir=folder)) / path.name, path, picture.rgb.shape[:2])
+        shutil.copyfile(path, photo.path)
+        photo.preview.parent.mkdir()
+        put(photo.preview, shrink(picture, PREVIEW_SIDE))
+        put(photo.before, grayscale(shrink(picture, SIDES_SIDE)))
+        return photo
 
     def canvas(self, photo: Photo, name: str, saturation: float) -> list:
-        """Color the small copy and mark its hints: the picture to click on, and the table of the hints."""
-        colored = merge(photo.picture, saturation * self.colorizer.predict(photo, name))
-        path = Path(tempfile.mkdtemp(dir=photo.path.parent)) / "canvas.png"
-        write_image(path, Picture(mark(colored.rgb, photo.hints, photo.size), None))
-        return [str(path), [[hint.x, hint.y, hint.color] for hint in photo.hints]]
+        """Color the small copy and mark its hints.
 
-    def show(self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float) -> list:
-        """Color the chosen photograph: the two sides of the slider, the file to download, and no archive any more."""
-        no_archive, no_file = gr.update(value=None, visible=False), gr.update(value=None, interactive=False)
-        if chosen is None:
-            return [None, no_file, no_archive, None, None, no_file]
-        photo = photos[chosen]
-        try:
-            gray, colored = self.colorizer.color(photo, name, saturation)
-        except ImageError as error:  # the page was asleep, and its folder removed
-            raise gr.Error(f"{chosen}: {error}; upload it again") from None
-        shown = self.canvas(photo, name, saturation)
-        results = Path(shown[0]).parent  # under a new name: browsers keep what they have seen
-        sides = [results / "before.png", results / "after.png"]
-        for path, side in zip(sides, (gray, colored), strict=True):
-            write_image(path, side)
-        download = results / f"{photo.path.stem}_color{photo.path.suffix}"
-        write_image(download, colored)
-        write_text(notes := results / f"{photo.path.stem}.json", dump_hints(photo.hints, *photo.size))
-        for old in photo.path.parent.iterdir():
-            if old not in (photo.path, results):
-                shutil.rmtree(old)
-        result = gr.update(value=str(download), interactive=True)
-        hints = gr.update(value=str(notes), interactive=True) if photo.hints else no_file
-        return [tuple(map(str, sides)), result, no_archive, *shown, hints]
+        Returns:
+            The picture to tap on, the table of the hints, whether one can be removed, and the likely colors of its
+            place: whether they are shown, and their style.
+        """
+        preview = read_picture(photo.preview)
+        colored = merge(preview, saturation * self.colorizer.predict(photo, name))
+        path = fresh(photo, "canvas") / "canvas.png"
+        put(path, Picture(mark(colored.rgb, photo.hints, photo.size, photo.current if photo.held else None), None))
+        hint = None if photo.current is None else photo.hints[photo.current]
+        return [
+            gr.update(value=str(path), label=MOVE if photo.held else ADD),
+            [[hint.x, hint.y, hint.color] for hint in photo.hints],
+            gr.update(interactive=hint is not None),
+            gr.update(visible=hint is not None),
+            style(likely_colors(lightness_at(photo, preview, hint))) if hint else "",
+        ]
 
-    def change(
-        self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float, hints: list[Hint]
-    ) -> list:
-        """Give the chosen photograph other hints: its canvas and table. `show` is to follow for the rest.
+    def color_at(self, photo: Photo, name: str, saturation: float, x: int, y: int) -> str:
+        """Give the mean color of the colored small copy in the 5 x 5 pixels around a place: "#rrggbb"."""
+        colored = merge(read_picture(photo.preview), saturation * self.colorizer.predict(photo, name))
+        levels = colored.rgb[square(y, x, 2)].reshape(-1, 3).mean(axis=0) / np.iinfo(colored.rgb.dtype).max
+        return to_hex(levels)
+
+    def results(self, photo: Photo, name: str, saturation: float) -> list:
+        """Color a photograph: the two sides of the slider, the file to download, no archive any more, its hints.
 
         Raises:
-            gr.Error: none is chosen, the checkpoint takes no hints, or the file is gone.
+            ImageError: the file is gone.
         """
+        colored = self.colorizer.color(photo, name, saturation)
+        folder = fresh(photo, "result")
+        put(after := folder / "after.jpg", shrink(colored, SIDES_SIDE))
+        put(download := folder / f"{photo.path.stem}_color{photo.path.suffix}", colored)
+        (notes := folder / f"{photo.path.stem}.json").write_text(dump_hints(photo.hints, *photo.size))
+        photo.shown = tuple(photo.hints), name, saturation
+        return [
+            (str(photo.before), str(after)),
+            gr.update(value=str(download), interactive=True),
+            gr.update(value=None, visible=False),
+            gr.update(value=str(notes) if photo.hints else None, interactive=bool(photo.hints)),
+        ]
+
+    def show(self, chosen: str | None, name: str, saturation: float, request: gr.Request) -> list:
+        """Show the chosen photograph: what `results` and `canvas` give."""
         if chosen is None:
-            raise gr.Error("drop a photograph first")
-        if not takes_hints(self.colorizer.generator(name)[0]):
-            raise gr.Error(f"{name}: this checkpoint takes no hints; choose another")
-        photos[chosen].hints[:] = hints
+            nothing = gr.update(value=None, interactive=False)
+            hidden = gr.update(visible=False)
+            none = gr.update(interactive=False)
+            return [None, nothing, gr.update(value=None, visible=False), nothing, None, None, none, hidden, ""]
+        photo = self.visits.photo(request, chosen)
+        photo.held = False
         try:
-            return self.canvas(photos[chosen], name, saturation)
-        except (ImageError, OSError):
-            raise gr.Error(f"{chosen}: is gone; upload it again") from None
+            return [*self.results(photo, name, saturation), *self.canvas(photo, name, saturation)]
+        except (ImageError, OSError) as error:  # the page was asleep, and its folder removed
+            raise gr.Error(f"{chosen}: {reason(error)}; upload it again") from None
 
-    def place(
-        self,
-        photos: dict[str, Photo],
-        chosen: str | None,
-        name: str,
-        saturation: float,
-        color: str,
-        event: gr.SelectData,
-    ) -> list:
-        """Add a hint where the canvas was clicked."""
-        photo = photos[str(chosen)]  # the canvas shows one
-        sides = zip(event.index, photo.size[::-1], photo.picture.rgb.shape[1::-1], strict=True)
-        x, y = (min(int((at + 0.5) * side / small), side - 1) for at, side, small in sides)
-        return self.change(photos, chosen, name, saturation, [*photo.hints, Hint(x, y, to_hex(color))])
-
-    def undo(self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float) -> list:
-        """Take the last hint back."""
-        return self.change(photos, chosen, name, saturation, photos[chosen].hints[:-1] if chosen else [])
-
-    def clear(self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float) -> list:
-        """Take all hints back."""
-        return self.change(photos, chosen, name, saturation, [])
-
-    def load(self, photos: dict[str, Photo], chosen: str | None, name: str, saturation: float, file: str) -> list:
-        """Replace the hints by those of a file, as `infer_lab.py` takes it."""
-        path = Path(file)
+    def update(self, chosen: str | None, name: str, saturation: float, request: gr.Request) -> list:
+        """Give what `results` gives, if there is a photograph and its hints were changed since."""
+        photo = self.visits.photos(request).get(str(chosen))
+        if photo is None or photo.shown == (tuple(photo.hints), name, saturation):
+            return [gr.skip()] * 4
         try:
-            hints = parse_hints(path.read_bytes(), path.name)
-            if chosen:
-                hints.check(*photos[chosen].size)
-        except UserError as error:
-            raise gr.Error(str(error)) from None
-        except ImageError as error:
-            raise gr.Error(f"{chosen}: {error}") from None
-        finally:
-            path.unlink(missing_ok=True)
-        return self.change(photos, chosen, name, saturation, list(hints.hints))
+            return self.results(photo, name, saturation)
+        except (ImageError, OSError) as error:
+            raise gr.Error(f"{chosen}: {reason(error)}; upload it again") from None
 
     def add(
         self,
         files: list[str] | None,
-        photos: dict[str, Photo],
         chosen: str | None,
         name: str,
         saturation: float,
@@ -248,13 +232,17 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by this default
     ) -> list:
         """Take over what was dropped, and show the first of it."""
-        photos = dict(photos)
+        folder = self.visits.folder(request)
+        photos = self.visits.open.setdefault(folder, {})
         taken = []
         for path in progress.tqdm([Path(file) for file in files or []], desc="reading", unit="photographs"):
+            if len(photos) >= MAX_PHOTOS:
+                gr.Warning(f"a page holds at most {MAX_PHOTOS} photographs; reload it for more", title="Left out")
+                break
             try:
-                photo = self.take(path, self.folder(request))
-            except ImageError as error:
-                gr.Warning(f"{path.name}: {error}", title="Left out")
+                photo = self.take(path, folder)
+            except (ImageError, OSError) as error:
+                gr.Warning(f"{path.name}: {reason(error)}", title="Left out")
                 continue
             labels = chain([path.name], (f"{path.stem} ({number}){path.suffix}" for number in count(2)))
             label = next(label for label in labels if label not in photos)
@@ -263,37 +251,32 @@ class Page:
         chosen = taken[0] if taken else chosen
         choice = gr.update(choices=list(photos), value=chosen, visible=len(photos) > 1)
         everything = gr.update(visible=len(photos) > 1)
-        return [None, photos, choice, everything, *self.show(photos, chosen, name, saturation)]
+        return [None, choice, everything, *self.show(chosen, name, saturation, request)]
 
     def add_example(
-        self,
-        example: str,
-        photos: dict[str, Photo],
-        chosen: str | None,
-        name: str,
-        saturation: float,
-        request: gr.Request,
+        self, example: str, chosen: str | None, name: str, saturation: float, request: gr.Request
     ) -> list:
         """Treat an example as if it had been dropped."""
-        return self.add([str(self.work / EXAMPLES_DIR / f"{example}.png")], photos, chosen, name, saturation, request)
+        return self.add([str(self.visits.work / EXAMPLES_DIR / f"{example}.png")], chosen, name, saturation, request)
 
     def pack(
         self,
-        photos: dict[str, Photo],
         name: str,
         saturation: float,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by this default
     ) -> dict:
         """Color all photographs of a page into one archive."""
-        folder = self.folder(request)
+        folder = self.visits.folder(request)
         for old in folder.glob(f"*/{ARCHIVE}"):
             shutil.rmtree(old.parent)
         archive = Path(tempfile.mkdtemp(dir=folder)) / ARCHIVE
         with zipfile.ZipFile(archive, "w") as file:
-            for label, photo in progress.tqdm(list(photos.items()), desc="coloring", unit="photographs"):
+            for label, photo in progress.tqdm(
+                list(self.visits.photos(request).items()), desc="coloring", unit="photographs"
+            ):
                 try:
-                    _, colored = self.colorizer.color(photo, name, saturation)
+                    colored = self.colorizer.color(photo, name, saturation)
                 except ImageError as error:
                     raise gr.Error(f"{label}: {error}; upload it again") from None
                 file.writestr(label, encode_image(photo.path.suffix, colored))
