@@ -333,13 +333,19 @@ def test_pretrained_encoder_is_frozen_then_trained_and_carried_along(sample_coco
     torch.manual_seed(0)
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite0.pth")
     changes = {"encoder": "lite0", "encoder_weights": str(tmp_path / "lite0.pth"), "epochs": 1, "max_steps": 6}
+    with pytest.raises(UserError, match="--img-size 32: this discriminator needs at least 64"):
+        train_lab.train(tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "small", **changes))
+    changes |= {"img_size": 64, "load_size": 72}
     whole = train_lab.train(tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "whole", **changes))
     frozen = train_lab.train(
         tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "frozen", frozen_share=1.0, **changes)
     )
-    stem, head = "encoder.conv_stem.weight", "head.conv.weight"
-    pretrained = torch.load(tmp_path / "lite0.pth", weights_only=True)["conv_stem.weight"].sum(dim=1, keepdim=True)
-    assert torch.equal(weights(frozen)[stem], pretrained) and not torch.equal(weights(whole)[stem], pretrained)
+    deep, head = "blocks.6.0.conv_pw.weight", "head.conv.weight"
+    pretrained = torch.load(tmp_path / "lite0.pth", weights_only=True)
+    stem = pretrained["conv_stem.weight"].sum(dim=1, keepdim=True)
+    for path in (frozen, whole):
+        assert torch.equal(weights(path)["encoder.conv_stem.weight"], stem)
+        assert torch.equal(weights(path)[f"encoder.{deep}"], pretrained[deep]) == (path == frozen)
     assert not weights(whole)["encoder.bn1.running_mean"].any()  # its statistics stay
 
     def cut_off(ema, network, step, decay):
@@ -357,6 +363,7 @@ def test_pretrained_encoder_is_frozen_then_trained_and_carried_along(sample_coco
 
     (tmp_path / "lite0.pth").unlink()  # the later stages and coloring need no other file
     shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "max_steps": 1}
+    shared |= {"img_size": 64, "load_size": 72}
     cfg = FinetuneConfig(**shared, output_dir=tmp_path / "ft", filter_report=tmp_path / "no", init_checkpoint=whole)
     finetuned = train_lab_finetune.train(cfg)
     assert weights(finetuned).keys() == weights(whole).keys()

@@ -33,7 +33,7 @@ from utils.lab import decode_lab
 from utils.training import checkpoints, last_checkpoint
 from utils.training.logs import Averages, RunLog, StopRequest
 from utils.training.optimization import learning_rate_at, set_learning_rate, update_ema
-from utils.training.ranges import check_ranges
+from utils.training.ranges import MIN_IMG_SIZE, check_ranges
 from utils.training.validation import validate
 from utils.visualization import save_loss_plot, save_sample_grid
 
@@ -107,8 +107,12 @@ class Stage:
             vgg: which VGG16 weights the loss uses, for the checkpoints.
 
         Raises:
-            UserError: last.pt is damaged or of another run, or --no-resume would remove cfg.init_checkpoint.
+            UserError: the crops are too small for D, last.pt is damaged or of another run, or --no-resume would
+                remove cfg.init_checkpoint.
         """
+        least = MIN_IMG_SIZE * discriminator.shrink
+        if self.cfg.img_size < least:
+            raise run.UserError(f"--img-size {self.cfg.img_size}: this discriminator needs at least {least}")
         self.generator, self.discriminator, self.saved_as, self.vgg = generator, discriminator, saved_as, vgg
         self.origin += vgg or ""
         self.ema = copy.deepcopy(generator).eval().requires_grad_(False)
