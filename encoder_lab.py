@@ -30,6 +30,7 @@ LITE_STAGES = (  # expansion, kernel size, stride, channels, blocks
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
+FROZEN_STAGES = 3  # up to 1/8 of the size
 LITE_FEATURES = (0, 1, 2, 4, 6)  # stages whose output the decoder sees: the last at 1/2 to 1/32 of the size
 
 
@@ -140,6 +141,14 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(stage)
             if number in LITE_FEATURES:
                 self.channels.append(out_channels)
+        self.requires_grad_()
+
+    def requires_grad_(self, requires_grad: bool = True) -> EfficientNetLite:
+        """Let the deeper stages learn, or none. The shallow ones cost most of the backward pass and stay as they are."""
+        super().requires_grad_(False)
+        for stage in self.blocks[FROZEN_STAGES:]:
+            stage.requires_grad_(requires_grad)
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the features (B, C_i, H/2^i, W/2^i) of an image in [-1, 1], whose sides are multiples of 32."""

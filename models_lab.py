@@ -199,7 +199,7 @@ class PretrainedUNet(nn.Module):
         self.architecture, self.lift = {**named, "channels": list(channels)}, lift
         self.encoder = EfficientNetLite(encoder)
         *skips, deepest = self.encoder.channels
-        extra = (3, 3, 3, 16)  # the hints; at 1/2, L and the hints of each of four pixels
+        extra = (0, 0, 0, 4)  # at 1/2, L of each of four pixels
         widths = zip([deepest, *channels], skips[::-1], extra, channels, strict=False)
         self.ups = nn.ModuleList(Up(i, skip + more, o, norm, upsample) for i, skip, more, o in widths)
         self.attention = SelfAttention(channels[0])
@@ -231,12 +231,10 @@ class PretrainedUNet(nn.Module):
         height, width = l.shape[-2:]
         pad = (0, -width % 32, 0, -height % 32)
         l = F.pad(l, pad, mode="replicate")  # (B, 1, H', W')
-        hints = torch.zeros_like(l).expand(-1, 3, -1, -1) if hints is None else F.pad(hints, pad)
         *skips, x = self.encoder(l)
-        pixels = F.pixel_unshuffle(torch.cat([l, hints], dim=1), 2)  # (B, 16, H'/2, W'/2)
-        extras = [pixels, *(pool_hints(hints, factor) for factor in (4, 8, 16))]
+        skips[0] = torch.cat([skips[0], F.pixel_unshuffle(l, 2)], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
         for level, up in enumerate(self.ups):
-            x = up(x, torch.cat([skips.pop(), extras.pop()], dim=1))  # (B, C_i, H'/2^i, W'/2^i)
+            x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
         ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
@@ -273,9 +271,9 @@ class PatchDiscriminator(nn.Module):
         norm: "batch", "instance" or "group".
     """
 
-    def __init__(self, width: int = 64, norm: str = "batch"):
+    def __init__(self, width: int = 64, norm: str = "batch", shrink: int = 1):
         super().__init__()
-        self.architecture = {"width": width, "norm": norm}
+        self.architecture, self.shrink = {"width": width, "norm": norm, "shrink": shrink}, shrink
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for in_channels, out_channels, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers += [
@@ -297,4 +295,4 @@ class PatchDiscriminator(nn.Module):
         Returns:
             (B, 1, H/8 - 2, W/8 - 2), one unbounded score a patch; near 1 means real.
         """
-        return self.layers(torch.cat([l, ab], dim=1))
+        return self.layers(F.avg_pool2d(torch.cat([l, ab], dim=1), self.shrink))

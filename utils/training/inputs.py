@@ -32,7 +32,7 @@ def draw_inputs(generator: Generator, l: Tensor, real_ab: Tensor) -> tuple[Tenso
     """
     if not isinstance(generator, PretrainedUNet):
         return l, None
-    return vary_tone(l), draw_hints(real_ab)
+    return vary_tone(l), None
 
 
 def vary_tone(l: Tensor) -> Tensor:
