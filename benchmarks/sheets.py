@@ -112,7 +112,7 @@ def draw(cfg: SheetsConfig) -> None:
     run.say(f"{cfg.output_dir / 'hard_cases.png'}, by rows: {', '.join(names)}")
 
     if cfg.first_picture:
-        pairs = [(rgb, min(rgb.shape[0] // 2, rgb.shape[1] // 3)) for rgb in (truth[1], truth[0])]
+        pairs = [(rgb, min(rgb.shape[0] // 2, rgb.shape[1] // 3)) for rgb in (truth[1], truth[5])]
         shown = [resize(center_crop(rgb, 2 * unit, 3 * unit), 256, 384) for rgb, unit in pairs]
         gray = [grayscale(Picture(rgb, None)).rgb for rgb in shown]
         columns = {GRAYSCALE: gray, "lab_pix2pix": list(map(color, shown)), GROUND_TRUTH: shown}
