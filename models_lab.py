@@ -267,12 +267,14 @@ class PatchDiscriminator(nn.Module):
     Args:
         width: channels of the first layer.
         norm: "batch", "instance" or "group".
-        shrink: factor by which the image is shrunk before it is judged; most photographs hold color at half of their
+        shrink: factor, from 1 to 8, by which the image is shrunk before it is judged; most photographs hold color at half of their
             size (JPEG's 4:2:0).
     """
 
     def __init__(self, width: int = 64, norm: str = "batch", shrink: int = 1):
         super().__init__()
+        if type(shrink) is not int or not 1 <= shrink <= 8:
+            raise ValueError(f"shrink {shrink}: must be an integer in [1, 8]")
         self.architecture, self.shrink = {"width": width, "norm": norm, "shrink": shrink}, shrink
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for in_channels, out_channels, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):

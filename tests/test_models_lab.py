@@ -62,6 +62,9 @@ def test_generator_rejects_unknown_arguments():
         GeneratorUNet(upsample="transposed")
     with pytest.raises(ValueError, match="depth"):
         GeneratorUNet(depth=1)
+    for shrink in (0, 1.5, True):
+        with pytest.raises(ValueError, match="shrink"):
+            PatchDiscriminator(8, shrink=shrink)
 
 
 def test_discriminator_has_a_receptive_field_of_70_pixels():
