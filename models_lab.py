@@ -267,8 +267,8 @@ class PatchDiscriminator(nn.Module):
     Args:
         width: channels of the first layer.
         norm: "batch", "instance" or "group".
-        shrink: factor, from 1 to 8, by which the image is shrunk before it is judged; most photographs hold color at half of their
-            size (JPEG's 4:2:0).
+        shrink: factor, from 1 to 8, by which the image is shrunk before it is judged; most photographs hold color at
+            half of their size (JPEG's 4:2:0).
     """
 
     def __init__(self, width: int = 64, norm: str = "batch", shrink: int = 1):
