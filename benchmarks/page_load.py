@@ -102,10 +102,12 @@ def leave(url: str, path: Path) -> None:
 
 def files_left(home: Path, part: str, seconds: float) -> list[Path]:
     """List the files of pages or uploads that are not empty, once there are none or after some time."""
+    left: list[Path] = []
     for _ in range(round(10 * seconds)):
-        left = [path for path in home.glob(f"demo_lab_*/{part}/**/*") if path.is_file() and path.stat().st_size]
-        if not left:
-            return []
+        with contextlib.suppress(FileNotFoundError):  # removed while they are listed
+            left = [path for path in home.glob(f"demo_lab_*/{part}/**/*") if path.is_file() and path.stat().st_size]
+            if not left:
+                return []
         time.sleep(0.1)
     return left
 
