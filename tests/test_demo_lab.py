@@ -347,14 +347,18 @@ def test_load_names_a_file_of_another_photograph(handlers: Page) -> None:
         assert not notes.exists()
 
 
+def drop_cup(page: sync_api.Page, folder: Path) -> tuple[str, np.ndarray]:
+    """Drop the photograph of the cup on the page; gives its result's address and pixels."""
+    photo = folder / "cup.png"
+    write_image(photo, Picture(load_photo("coffee"), None))
+    page.set_input_files("#drop input[type=file]", photo)
+    return after(page), read_picture(save(page, "#download", folder)).rgb
+
+
 def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     page: sync_api.Page, tmp_path: Path
 ) -> None:
-    photo = tmp_path / "cup.png"
-    write_image(photo, Picture(load_photo("coffee"), None))
-    page.set_input_files("#drop input[type=file]", photo)
-    first = after(page)
-    plain = read_picture(save(page, "#download", tmp_path)).rgb
+    first, plain = drop_cup(page, tmp_path)
     page.click("#hints > button")
     page.click("#color button")
     page.locator("#color input").fill("#2040a0")
@@ -381,7 +385,7 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     chooser.value.set_files(notes)
     wait_for_another(page, third)
     np.testing.assert_array_equal(read_picture(save(page, "#download", tmp_path)).rgb, blue)
-    command = [str(photo), str(DEFAULT_CHECKPOINT), "--hints", str(notes), "--device", "cpu"]
+    command = [str(tmp_path / "cup.png"), str(DEFAULT_CHECKPOINT), "--hints", str(notes), "--device", "cpu"]
     assert infer_lab.main([*command, "--output-dir", str(tmp_path / "outputs")]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / "outputs" / "cup.png").rgb, blue)
 
@@ -393,11 +397,7 @@ def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     page.set_default_timeout(120_000)
     page.goto(address[0])
     page.wait_for_selector("#drop input[type=file]", state="attached")
-    photo = tmp_path / "cup.png"
-    write_image(photo, Picture(load_photo("coffee"), None))
-    page.set_input_files("#drop input[type=file]", photo)
-    newest = after(page)
-    plain = read_picture(save(page, "#download", tmp_path)).rgb
+    newest, plain = drop_cup(page, tmp_path)
     page.tap("#hints > button")
 
     def tap(x: float, y: float) -> None:
