@@ -205,7 +205,8 @@ class VGGConfig(TrainingConfig):
     lambda_vgg: float = 1.0
     """Weight of the VGG16 perceptual loss."""
     vgg_weights: str = "imagenet"
-    """imagenet (torchvision's download), a file with such weights, stand-in (random), or imagenet-or-stand-in."""
+    """imagenet (torchvision's download), a file with such weights, lite2 (EfficientNet-Lite2's features, not VGG16's),
+    stand-in (random), or imagenet-or-stand-in."""
     sample_every: int = 1
     save_every: int = 1
 

@@ -25,7 +25,7 @@ from dataset_lab_cache import open_source
 from models_lab import PretrainedUNet
 from utils.run import place, run_script
 from utils.training.inputs import vary_tone
-from utils.training.losses import VGGLoss, gan_loss
+from utils.training.losses import gan_loss, perceptual_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
 
@@ -41,7 +41,7 @@ def train(cfg: VGGConfig) -> Path:
     stage.open_data(open_source(cfg, cfg.filter_report))
 
     generator, discriminator, epoch = stage.inherit("train_lab_finetune.py")
-    vgg_loss = place(VGGLoss(cfg.vgg_weights), stage.device)
+    vgg_loss = place(perceptual_loss(cfg.vgg_weights), stage.device)
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     saved_as = f"ft_fromE{epoch}_vgg_epoch_{{:02d}}"

@@ -1,4 +1,4 @@
-"""The losses that the stages share: least-squares GAN and VGG16 perceptual.
+"""The losses that the stages share: least-squares GAN and perceptual.
 
 Mao et al., "Least Squares Generative Adversarial Networks", 2017, arXiv:1611.04076. Johnson, Alahi and Fei-Fei,
 "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", 2016, arXiv:1603.08155. Simonyan and
@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
+from encoder_lab import EfficientNetLite
 from utils import run
 from utils.files import read_tensors
 from utils.lab import network_to_rgb
 from utils.run import UserError
+from utils.training.encoder_weights import load_encoder_weights
 
+LITE = "lite2"
 VGG_LAYERS = {3: "relu1_2", 8: "relu2_2", 15: "relu3_3", 22: "relu4_3"}  # positions in torchvision's vgg16.features
 _STAND_IN_SEED = 16
 
@@ -107,6 +110,45 @@ class VGGLoss(nn.Module):
         return torch.stack([F.l1_loss(fake.float(), real.float()) for fake, real in pairs]).mean()
 
 
+class LiteLoss(nn.Module):
+    """A perceptual loss without VGG16: mean L1 distance of EfficientNet-Lite2's features, averaged over the layers.
+
+    They are those at 1/4, 1/8 and 1/16 of the size; each channel counts in standard deviations of the true image's.
+    Takes and gives what `VGGLoss` does.
+
+    Raises:
+        UserError: the encoder's ImageNet weights cannot be had.
+    """
+
+    label = LITE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = EfficientNetLite(LITE, in_channels=3).eval()
+        load_encoder_weights(self.encoder, "imagenet")
+        self.requires_grad_(False)
+
+    def extract(self, l: Tensor, ab: Tensor) -> list[Tensor]:
+        """Compute the three feature maps of L (B, 1, H, W) and ab (B, 2, H, W), both in [-1, 1]."""
+        rgb = 2 * network_to_rgb(l, ab) - 1  # (B, 3, H, W), as the classifier was trained
+        padded = F.pad(rgb, (0, -rgb.shape[3] % 32, 0, -rgb.shape[2] % 32), mode="replicate")
+        return self.encoder(padded)[1:4]
+
+    def forward(self, l: Tensor, fake_ab: Tensor, real_ab: Tensor) -> Tensor:
+        with torch.no_grad():
+            real_taps = [real.float() for real in self.extract(l, real_ab)]
+        distances = []
+        for fake, real in zip(self.extract(l, fake_ab), real_taps, strict=True):
+            deviation = real.std(dim=(0, 2, 3), keepdim=True) + 1e-3  # (1, C, 1, 1)
+            distances.append(((fake.float() - real).abs() / deviation).mean())
+        return torch.stack(distances).mean()
+
+
+def perceptual_loss(weights: str) -> VGGLoss | LiteLoss:
+    """Make the perceptual loss of `--vgg-weights`: `LiteLoss` for "lite2", else `VGGLoss`."""
+    return LiteLoss() if weights == LITE else VGGLoss(weights)
+
+
 def _imagenet_or_stand_in() -> str:
     try:
         _read_vgg_weights("imagenet")
@@ -117,7 +159,7 @@ def _imagenet_or_stand_in() -> str:
 
 
 def _read_vgg_weights(weights: str) -> dict[str, Tensor]:
-    mend = "give --vgg-weights FILE with torchvision's vgg16 weights, or --vgg-weights stand-in"
+    mend = "give --vgg-weights FILE with torchvision's vgg16 weights, or --vgg-weights lite2 (another network's features)"
     if weights == "imagenet":
         try:
             return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
