@@ -76,7 +76,11 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
         source = {"checkpoint": str(path), "working_size": working_size(info)}
         source |= {key: info.get(key) for key in ("stage", "epoch", "step", "vgg", "commit")}
         predict = functools.partial(colorize, generator, working_size(info))
-        rows.append(Row(f"{name} (stand-in VGG)" if info.get("vgg") == "stand-in" else name, source, predict))
+        if info.get("vgg") == "stand-in":
+            name += " (stand-in VGG)"
+        elif info.get("vgg") == "lite2" and "VGG" in name:
+            name += " (Lite2 for VGG)"
+        rows.append(Row(name, source, predict))
     for name, folder in cfg.results.items():
         rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))
     rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, grayscale))

@@ -203,9 +203,9 @@ class VGGConfig(TrainingConfig):
     learning_rate: float = 2e-5
     lambda_l1: float = 30.0
     lambda_vgg: float = 1.0
-    """Weight of the VGG16 perceptual loss."""
+    """Weight of the perceptual loss."""
     vgg_weights: str = "imagenet"
-    """imagenet (torchvision's download), a file with such weights, lite2 (EfficientNet-Lite2's features, not VGG16's),
+    """imagenet (torchvision's download), a file with such weights, lite2 (EfficientNet-Lite2's features instead),
     stand-in (random), or imagenet-or-stand-in."""
     sample_every: int = 1
     save_every: int = 1

@@ -64,6 +64,21 @@ def read_rows(output: Path) -> dict[str, dict]:
     return {row["model"]: row for row in content["rows"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "vgg", "row"),
+    [
+        ("Finetune+VGG", "stand-in", "Finetune+VGG (stand-in VGG)"),
+        ("Finetune+VGG", "lite2", "Finetune+VGG (Lite2 for VGG)"),
+        ("Mine", "lite2", "Mine"),
+        ("Finetune+VGG", "imagenet", "Finetune+VGG"),
+    ],
+)
+def test_open_rows_says_what_stood_in_for_vgg(tmp_path: Path, name: str, vgg: str, row: str) -> None:
+    path = save_generator(tmp_path / "g.pt", vgg)
+    rows = calculate_metrics.open_rows(config.MetricsConfig(checkpoint={name: path}), [], torch.device("cpu"))
+    assert rows[0].name == row
+
+
 def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = (
         "Subset",

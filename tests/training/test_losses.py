@@ -7,12 +7,17 @@ from torchvision.models import vgg16
 
 from models_lab import GeneratorUNet
 from utils.run import UserError
-from utils.training.losses import VGG_LAYERS, VGGLoss, gan_loss
+from utils.training.losses import VGG_LAYERS, LiteLoss, VGGLoss, gan_loss, perceptual_loss
 
 
 @pytest.fixture(scope="module")
 def vgg_loss() -> VGGLoss:
     return VGGLoss("stand-in")
+
+
+@pytest.fixture(scope="module", params=["stand-in", "lite2"])
+def loss(request) -> VGGLoss | LiteLoss:
+    return perceptual_loss(request.param)
 
 
 def test_vgg_loss_refuses_a_file_of_something_else(tmp_path):
@@ -28,16 +33,16 @@ def test_gan_loss_is_the_mean_squared_distance_to_the_label():
     assert gan_loss(scores.bfloat16(), True).dtype == torch.float32
 
 
-def test_vgg_loss_gradient_reaches_the_generator_and_not_vgg(vgg_loss):
+def test_perceptual_loss_gradient_reaches_the_generator_and_not_the_loss(loss):
     generator = GeneratorUNet(width=8, depth=3)
     l, real_ab = torch.rand(2, 1, 32, 32) * 2 - 1, torch.rand(2, 2, 32, 32) - 0.5
-    vgg_loss(l, generator(l), real_ab).backward()
+    loss(l, generator(l), real_ab).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in generator.parameters())
     assert sum(p.grad.abs().sum() for p in generator.parameters()) > 0
-    assert all(p.grad is None and not p.requires_grad for p in vgg_loss.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in loss.parameters())
 
 
-def test_vgg_loss_descends_to_the_true_color(vgg_loss):
+def test_perceptual_loss_descends_to_the_true_color(loss):
     """Following its gradient moves ab toward the truth: the loss says something about color."""
     torch.manual_seed(0)
     l, real_ab = torch.rand(1, 1, 32, 32) - 0.5, torch.full((1, 2, 32, 32), 0.3)
@@ -45,14 +50,28 @@ def test_vgg_loss_descends_to_the_true_color(vgg_loss):
     optimizer = torch.optim.Adam([ab], lr=0.02)
     for _ in range(20):
         optimizer.zero_grad()
-        vgg_loss(l, ab, real_ab).backward()
+        loss(l, ab, real_ab).backward()
         optimizer.step()
     assert (ab - real_ab).abs().mean() < 0.6 * 0.3
 
 
-def test_vgg_loss_of_the_truth_is_zero(vgg_loss):
-    l, ab = torch.rand(1, 1, 32, 32), torch.rand(1, 2, 32, 32) - 0.5
-    assert vgg_loss(l, ab, ab).item() == 0
+@pytest.mark.parametrize("side", [32, 40])
+def test_perceptual_loss_of_the_truth_is_zero(loss, side):
+    l, ab = torch.rand(1, 1, side, side), torch.rand(1, 2, side, side) - 0.5
+    assert loss(l, ab, ab).item() == 0
+
+
+def test_perceptual_loss_names_its_weights(loss):
+    assert loss.label == ("lite2" if isinstance(loss, LiteLoss) else "stand-in")
+
+
+def test_lite_loss_measures_each_channel_in_its_standard_deviations(monkeypatch):
+    loss = LiteLoss()
+    real = torch.tensor([[[[0.0, 2.0]], [[0.0, 200.0]]]])  # two channels; deviations 2 ** 0.5 and 100 * 2 ** 0.5
+    taps = iter([[real], [real + torch.tensor([1.0, 100.0]).view(1, 2, 1, 1)]])
+    monkeypatch.setattr(loss, "extract", lambda *_: next(taps))
+    distance = loss(*(torch.zeros(1, n, 1, 1) for n in (1, 2, 2)))
+    assert distance.item() == pytest.approx(0.5**0.5, abs=1e-3)
 
 
 def test_vgg_loss_normalizes_as_imagenet_does(vgg_loss):

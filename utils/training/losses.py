@@ -159,7 +159,7 @@ def _imagenet_or_stand_in() -> str:
 
 
 def _read_vgg_weights(weights: str) -> dict[str, Tensor]:
-    mend = "give --vgg-weights FILE with torchvision's vgg16 weights, or --vgg-weights lite2 (another network's features)"
+    mend = "give --vgg-weights FILE with torchvision's vgg16 weights, or --vgg-weights lite2 (another network)"
     if weights == "imagenet":
         try:
             return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
