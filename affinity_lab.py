@@ -4,7 +4,7 @@ Two places are alike if they are near each other and equally light, and if the d
 Pellacini 2008, "AppProp: All-Pairs Appearance-Space Edit Propagation". Nothing is trained for it.
 
 - `even_out` averages a prediction over such places, as the non-local means of Buades, Coll and Morel 2005 do, so that
-  a thing of one color does not get patches.
+  a thing of one color does not get patches; `lift_pale` then gives pale pictures more color.
 - `follow_hints` spreads the difference between a color hint and the prediction by kriging, as Gaussian process
   regression is called for images and maps (Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning",
   eq. 2.25).
@@ -65,6 +65,15 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
         evened = F.scaled_dot_product_attention(query, key, cells.flatten(2).mT, scale=1.0)  # (B, N, 2)
         change = evened.mT.reshape(cells.shape) - cells
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
+
+
+def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
+    """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
+
+    One factor for all would leave those of which the network is unsure gray, or make the others gaudy.
+    """
+    chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
 
 
 def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tensor:
