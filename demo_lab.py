@@ -26,7 +26,8 @@ from config import MAX_SATURATION, DemoConfig
 from utils.coloring.colorize import grayscale
 from utils.coloring.palette import COLORS, COMMON
 from utils.coloring.visits import EXAMPLES_DIR, PAGES, UPLOADS, Visits
-from utils.coloring.web import ADD, Colorizer, Page
+from utils.coloring.web import ADD, Page
+from utils.coloring.web_colors import Colorizer
 from utils.coloring.web_hints import HintEditor
 from utils.data.sample_set import load_photo
 from utils.files import IMAGE_EXTENSIONS

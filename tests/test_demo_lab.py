@@ -32,7 +32,8 @@ from config import DEFAULT_CHECKPOINT
 from utils.coloring.hints import dump_hints
 from utils.coloring.palette import LIKELY_AB
 from utils.coloring.visits import Visits
-from utils.coloring.web import Colorizer, Page
+from utils.coloring.web import Page
+from utils.coloring.web_colors import Colorizer
 from utils.coloring.web_hints import HintEditor, parse_color
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
