@@ -91,11 +91,13 @@ class Visits:
     Attributes:
         work: folder that holds the uploads, and one folder for each page.
         open: the photographs of each page by name, by its folder.
+        claims: what was uploaded to each page, by its folder, as long as it is there.
         closed: when the pages were closed that may be heard of again: a request was on its way, or a phone wakes up.
     """
 
     work: Path
     open: dict[Path, dict[str, Photo]] = field(default_factory=dict)
+    claims: dict[Path, frozenset[Path]] = field(default_factory=dict)
     closed: dict[Path, float] = field(default_factory=dict)
 
     def where(self, request: gr.Request) -> Path:
@@ -123,6 +125,17 @@ class Visits:
             raise gr.Error(f"{chosen}: is gone; upload it again")
         return self.photos(request)[chosen]
 
+    def claim(self, files: list[dict] | dict | None, request: gr.Request) -> None:
+        """Note what was uploaded to a page as soon as it is, so that closing the page removes what was still waiting.
+
+        Args:
+            files: as Gradio's components get them, before they are preprocessed.
+            request: of the page.
+        """
+        paths = (Path(file["path"]).resolve() for file in (files if isinstance(files, list) else [files]) if file)
+        uploads = frozenset(path for path in paths if path.is_relative_to(self.work / UPLOADS))
+        self.claims[self.where(request)] = self.claims.get(self.where(request), frozenset()) | uploads
+
     def close(self, request: gr.Request) -> None:
         """Remove what a closed page has left."""
         self.closed[self.where(request)] = time.time()
@@ -133,8 +146,9 @@ class Visits:
         photos = self.open.pop(folder, {})
         for photo in photos.values():
             photo.seen.clear()
+        uploads = {photo.upload for photo in photos.values()} | self.claims.pop(folder, frozenset())
         others = {photo.upload for visit in [*self.open.values()] for photo in [*visit.values()]}
-        for upload in {photo.upload for photo in photos.values()} - others:  # two pages may upload the same file
+        for upload in uploads.difference(others, *self.claims.values()):  # two pages may upload the same file
             if upload.is_relative_to(self.work / UPLOADS):
                 remove_upload(upload)
         gone = folder.with_name(f"{folder.name}.{time.monotonic_ns()}")
@@ -151,6 +165,9 @@ class Visits:
             for upload in (self.work / UPLOADS).rglob("*"):
                 if upload.is_file() and now - upload.stat().st_mtime > UPLOAD_SECONDS:
                     remove_upload(upload)
+        for folder, uploads in [*self.claims.items()]:
+            if not any(upload.exists() for upload in uploads):
+                self.claims.pop(folder, None)
         with contextlib.suppress(OSError):
             for folder in (self.work / PAGES).iterdir():
                 idle = now - max(path.stat().st_mtime for path in [folder, *folder.iterdir()])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import zipfile
@@ -198,6 +199,10 @@ class Page:
             label = next(label for label in labels if label not in photos)
             photos[label] = photo
             taken.append(label)
+        if not photos:  # the page may have been closed while this waited, and its uploads be gone
+            self.visits.open.pop(folder, None)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         chosen = taken[0] if taken else chosen
         choice = gr.update(choices=list(photos), value=chosen, visible=len(photos) > 1)
         everything = gr.update(visible=len(photos) > 1)
@@ -217,6 +222,8 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by this default
     ) -> dict:
         """Color all photographs of a page into one archive."""
+        if not self.visits.photos(request):
+            raise gr.Error("drop a photograph first")
         folder = self.visits.folder(request)
         for old in folder.glob(f"*/{ARCHIVE}"):
             shutil.rmtree(old.parent)
