@@ -128,6 +128,6 @@ def of_cells(planes: Tensor) -> Tensor:
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """Compute how alike places (E, M) and (E, N) are: (M, N), in [0, 1]."""
-    # `torch.cdist` copies both sides, and takes three times as long
+    # `torch.cdist` copies both sides, and takes twice as long or more
     squares = torch.addmm(a.square().sum(dim=0)[:, None], a.T, b, alpha=-2) + b.square().sum(dim=0)
     return torch.exp(squares.clamp(min=0) / -2)
