@@ -4,7 +4,7 @@ Two places are alike if they are near each other and equally light, and if the d
 Pellacini 2008, "AppProp: All-Pairs Appearance-Space Edit Propagation". Nothing is trained for it.
 
 - `even_out` averages a prediction over such places, as the non-local means of Buades, Coll and Morel 2005 do, so that
-  a thing of one color does not get patches.
+  a thing of one color does not get patches; `lift_pale` then gives pale pictures more color.
 - `follow_hints` spreads the difference between a color hint and the prediction by kriging, as Gaussian process
   regression is called for images and maps (Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning",
   eq. 2.25).
@@ -67,17 +67,26 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
 
 
+def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
+    """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
+
+    One factor for all would leave those of which the network is unsure gray, or make the others gaudy.
+    """
+    chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
+
+
 def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tensor:
     """Move predicted colors toward hints, most at the hints and places like them.
 
     Args:
-        ab: (B, 2, H, W), the prediction, in [-1, 1].
+        ab: (B, 2, H, W), the prediction, in [-1, 1], or multiplied by a saturation.
         hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere.
         l: (B, 1, H, W), in [-1, 1].
         features: (B, C, H'/4, W'/4), of l padded to (H', W') at its right and lower edges.
 
     Returns:
-        (B, 2, H, W), in [-1, 1]; a sample without hints is unchanged.
+        (B, 2, H, W), in [-1, 1], or as far outside as the prediction is; a sample without hints is unchanged.
     """
     height, width = l.shape[-2:]
     padding = (0, 4 * features.shape[-1] - width, 0, 4 * features.shape[-2] - height)
@@ -88,7 +97,7 @@ def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tens
         asked = F.pad(hints[:, :2] - ab * hints[:, 2:], padding)  # (B, 2, H', W')
         change = torch.stack([spread(*sample) for sample in zip(asked, marked, looks, strict=True)])
         change = F.interpolate(change, scale_factor=2, mode="bilinear")  # (B, 2, H', W')
-    return (ab + change[..., :height, :width]).clamp(-1, 1)
+    return (ab + change[..., :height, :width]).clamp(ab.clamp(max=-1), ab.clamp(min=1))
 
 
 def spread(asked: Tensor, marked: Tensor, looks: Tensor) -> Tensor:
@@ -105,12 +114,20 @@ def spread(asked: Tensor, marked: Tensor, looks: Tensor) -> Tensor:
     share = F.avg_pool2d(marked, 4)[0]  # (H/4, W/4): cells of 4 x 4 pixels
     hinted = share > 0
     known = F.avg_pool2d(asked, 4)[:, hinted] / share[hinted]  # (2, N): the means of the hinted pixels
-    there = F.avg_pool2d(looks * F.avg_pool2d(marked, 2), 2)[:, hinted] / share[hinted]  # (E, N)
+    cells, shares = (of_cells(planes)[..., hinted] for planes in (looks, F.avg_pool2d(marked, 2)))
+    there = (cells * shares).mean(dim=(1, 2)) / share[hinted]  # (E, N)
     alike = kernel(there, there) + NOISE * torch.eye(there.shape[1], device=looks.device)
     weights = torch.linalg.solve(alike, known.T)  # (N, 2)
     return (kernel(looks.flatten(1), there) @ weights).T.unflatten(1, looks.shape[1:])
 
 
+def of_cells(planes: Tensor) -> Tensor:
+    """Sort planes (C, H, W) by cells of 2 x 2 pixels: (C, 2, 2, H/2, W/2)."""
+    return planes.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 2, 4, 1, 3)
+
+
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """Compute how alike places (E, M) and (E, N) are: (M, N), in [0, 1]."""
-    return torch.exp(-torch.cdist(a.T, b.T).square() / 2)
+    # `torch.cdist` copies both sides, and takes twice as long or more
+    squares = torch.addmm(a.square().sum(dim=0)[:, None], a.T, b, alpha=-2) + b.square().sum(dim=0)
+    return torch.exp(squares.clamp(min=0) / -2)

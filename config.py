@@ -236,7 +236,7 @@ class InferConfig:
     batch_size: int = 8
     """Images of one shape that go through the network together; fewer where a GPU's memory does not hold them."""
     saturation: float = 1.0
-    """Factor on the predicted ab, from 0 (gray) to 2."""
+    """Factor on the predicted ab, from 0 (gray) to 2. Hints keep their colors."""
     hints: Path | None = None
     """Colors at places of the image: a JSON file (docs/USAGE.md); for several images a folder with <stem>.json."""
     recursive: bool = False

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import gradio as gr
 
@@ -26,7 +26,8 @@ from config import MAX_SATURATION, DemoConfig
 from utils.coloring.colorize import grayscale
 from utils.coloring.palette import COLORS, COMMON
 from utils.coloring.visits import EXAMPLES_DIR, PAGES, UPLOADS, Visits
-from utils.coloring.web import ADD, Colorizer, Page
+from utils.coloring.web import ADD, Page
+from utils.coloring.web_colors import Colorizer
 from utils.coloring.web_hints import HintEditor
 from utils.data.sample_set import load_photo
 from utils.files import IMAGE_EXTENSIONS
@@ -57,7 +58,16 @@ class Limit(TypedDict):
     concurrency_limit: int
 
 
+class AtOnce(TypedDict):
+    """A handler that is not queued, and takes what the browser sends."""
+
+    queue: bool
+    preprocess: bool
+    show_progress: Literal["hidden"]
+
+
 ONE_AT_A_TIME = Limit(concurrency_id="page", concurrency_limit=1)  # bounds the memory, whoever asks for what
+AT_ONCE = AtOnce(queue=False, preprocess=False, show_progress="hidden")  # what needs no time must not wait
 
 
 def build(page: Page) -> gr.Blocks:
@@ -92,6 +102,7 @@ def build(page: Page) -> gr.Blocks:
                 everything = gr.Button("Color all of them", visible=False, elem_id="all")
                 archive = gr.DownloadButton("Download all", visible=False, elem_id="archive")
         settings = [choice, checkpoint, saturation]
+        drop.upload(page.visits.claim, drop, **AT_ONCE)
         hints = lay_out_hints(page, settings, [sides, download, archive])
         shown = [sides, download, archive, *hints]
         added = [drop, choice, everything, *shown]
@@ -130,6 +141,7 @@ def lay_out_hints(page: Page, settings: list, above: list) -> list:
             load = gr.UploadButton("Load hints", file_types=[".json"], size="sm", elem_id="load")
     edited = [canvas, table, remove, likely, colors]
     common.input(None, common, color, js="color => color")
+    load.upload(page.visits.claim, load, **AT_ONCE)
     events: list[tuple] = [
         (canvas.select, editor.tap, [color, pick], [color, pick]),
         (color.input, editor.recolor, [color], []),

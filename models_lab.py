@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affinity_lab import even_out, follow_hints
+from affinity_lab import even_out, follow_hints, lift_pale
 from encoder_lab import EfficientNetLite
 
 
@@ -128,15 +128,11 @@ class GeneratorUNet(nn.Module):
             if isinstance(module, UpSample):
                 module.init_icnr()
 
-    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Predict color, and follow hints if there are any.
-
-        Args:
-            l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
-            hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere.
+    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W) in [-1, 1]; any H and W.
 
         Returns:
-            (B, 2, H, W), ab in [-1, 1].
+            ab (B, 2, H, W), in [-1, 1], and the features that `follow_hints` takes.
         """
         height, width = l.shape[-2:]
         multiple = 2 ** len(self.downs)
@@ -149,7 +145,19 @@ class GeneratorUNet(nn.Module):
         for up in self.ups:
             features = x
             x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
-        ab = torch.tanh(self.head(x))[..., :height, :width]  # (B, 2, H, W)
+        return torch.tanh(self.head(x))[..., :height, :width], features
+
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color, and follow hints if there are any.
+
+        Args:
+            l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
+            hints: (B, 3, H, W), ab in [-1, 1] where the third plane is 1, and 0 elsewhere.
+
+        Returns:
+            (B, 2, H, W), ab in [-1, 1].
+        """
+        ab, features = self.predict(l)
         return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
@@ -223,16 +231,8 @@ class PretrainedUNet(nn.Module):
         self.encoder.eval()
         return self
 
-    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`.
-
-        Args:
-            l: (B, 1, H, W), lightness in [-1, 1]; any H and W.
-            hints: (B, 3, H, W).
-
-        Returns:
-            (B, 2, H, W), ab in [-1, 1].
-        """
+    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
         height, width = l.shape[-2:]
         padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
         *skips, x = self.encoder(padded)
@@ -245,17 +245,12 @@ class PretrainedUNet(nn.Module):
         ab = torch.tanh(self.head(x))  # (B, 2, H', W')
         if not self.training:
             ab = lift_pale(even_out(ab, padded, features)[..., :height, :width], self.lift)
-        ab = ab[..., :height, :width]  # (B, 2, H, W)
+        return ab[..., :height, :width], features
+
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
+        ab, features = self.predict(l)
         return ab if hints is None else follow_hints(ab, hints, l, features)
-
-
-def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
-    """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
-
-    One factor for all would leave those of which the network is unsure gray, or make the others gaudy.
-    """
-    chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
-    return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
 
 
 Generator = GeneratorUNet | PretrainedUNet

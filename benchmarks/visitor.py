@@ -40,12 +40,15 @@ class Visitor:
         next(self.beats)
 
     def upload(self, paths: list[Path]) -> list[dict]:
-        """Upload files; gives what the handlers take for them."""
+        """Upload files and tell the page that they are its own; gives what the handlers take for them."""
         files = [("files", (path.name, path.read_bytes())) for path in paths]
         answer = self.http.post(f"{self.api}/upload", files=files)
         if answer.is_error:
             raise Refused(answer.text)
-        return [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in answer.json()]
+        uploads = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in answer.json()]
+        body = {"data": [uploads], "session_hash": self.session}
+        self.http.post(f"{self.api}/run/claim", json=body).raise_for_status()
+        return uploads
 
     def ask(self, function: str, data: list) -> None:
         """Put a request into the queue."""

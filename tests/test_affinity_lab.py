@@ -3,7 +3,16 @@ import math
 import torch
 import torch.nn.functional as F
 
-from affinity_lab import EVEN_REACH, FEATURE_REACH, LIGHTNESS_REACH, NOISE, PLACE_REACH, even_out, follow_hints
+from affinity_lab import (
+    EVEN_REACH,
+    FEATURE_REACH,
+    LIGHTNESS_REACH,
+    NOISE,
+    PLACE_REACH,
+    even_out,
+    follow_hints,
+    lift_pale,
+)
 from models_lab import GeneratorUNet, PretrainedUNet
 
 
@@ -97,3 +106,11 @@ def test_pretrained_unet_evens_out_in_eval_mode_alone(monkeypatch):
     l = torch.rand(2, 1, 64, 96)
     monkeypatch.setattr("models_lab.even_out", lambda ab, l, features: torch.zeros_like(ab))
     assert network.train()(l).abs().max() > 0 == network.eval()(l).abs().max()
+
+
+def test_lift_pale_gives_a_pale_picture_color_and_takes_some_from_a_gaudy_one():
+    ab = torch.zeros(3, 2, 4, 4)
+    ab[:, 0] = torch.tensor([0.11, 0.11 / 16, 0.44]).view(3, 1, 1)
+    lifted = lift_pale(ab, 0.5)[:, 0, 0, 0]
+    assert torch.allclose(lifted, torch.tensor([0.11, 0.11 / 4, 0.22]))
+    assert not lift_pale(torch.zeros(1, 2, 4, 4), 0.5).any()

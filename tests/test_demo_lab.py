@@ -32,7 +32,8 @@ from config import DEFAULT_CHECKPOINT
 from utils.coloring.hints import dump_hints
 from utils.coloring.palette import LIKELY_AB
 from utils.coloring.visits import Visits
-from utils.coloring.web import Colorizer, Page
+from utils.coloring.web import Page
+from utils.coloring.web_colors import Colorizer
 from utils.coloring.web_hints import HintEditor, parse_color
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_image
@@ -105,6 +106,31 @@ def test_close_leaves_the_upload_that_another_page_shares(handlers: Page) -> Non
     handlers.show("a.png", "Default", 1.0, second)
     handlers.visits.close(second)
     assert not upload.parent.exists() and not handlers.visits.open
+
+
+def test_close_removes_what_was_uploaded_and_still_waits(handlers: Page) -> None:
+    visits, (first, second) = handlers.visits, (SimpleNamespace(session_hash=name) for name in ("first", "second"))
+    paths = [visits.work / "uploads" / name / "a.png" for name in ("own", "shared")]
+    private = visits.work / "private.png"
+    for path in (*paths, private):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"any")
+    outside = visits.work / "uploads" / ".." / "private.png"
+    visits.claim([{"path": str(path)} for path in (*paths, outside)], first)
+    visits.claim({"path": str(paths[1])}, second)
+    visits.claim(None, second)
+    visits.close(first)
+    assert not paths[0].parent.exists() and paths[1].exists() and private.exists()
+    with pytest.warns(UserWarning, match="a.png"):  # the request was on its way
+        handlers.add([str(paths[0])], None, "Default", 1.0, first)
+    assert not visits.open and not list((visits.work / "pages").iterdir())
+    with pytest.raises(gradio.Error, match="drop a photograph first"):
+        handlers.pack("Default", 1.0, first)
+    visits.close(second)
+    assert not paths[1].parent.exists() and not visits.claims
+    visits.claim([{"path": str(paths[0])}], second)
+    visits.sweep(time.time())  # of what is gone
+    assert not visits.claims
 
 
 def test_close_keeps_a_handler_that_still_runs_from_bringing_the_folder_back(handlers: Page) -> None:
@@ -242,6 +268,14 @@ def test_visitors_at_once_get_their_own_photographs_and_leave_nothing(
     assert (len(tally.seconds), tally.refused, tally.foreign) == (8, [], 0)
     assert page_load.files_left(address[1], "pages", 60) == []
     assert not list(address[1].glob("demo_lab_*/uploads/*/*.jpg"))
+
+
+def test_browsers_that_close_while_they_wait_leave_nothing(address: tuple[str, Path], tmp_path: Path) -> None:
+    paths = [page_load.write_photograph(tmp_path / f"{n}.jpg", n, 0.1) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda path: page_load.leave(address[0], path), paths))
+    for part in ("pages", "uploads"):
+        assert not [path for path in page_load.files_left(address[1], part, 60) if path.suffix == ".jpg"]
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +475,25 @@ def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     page.tap("#remove")
     np.testing.assert_array_equal(result(), plain)
     page.close()
+
+
+def test_closing_the_page_before_the_first_colors_removes_the_upload(
+    browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(address[0])
+    page.wait_for_selector("#drop input[type=file]", state="attached")
+    write_image(tmp_path / "soon gone.png", Picture(load_photo("coffee"), None))
+    with page.expect_response("**/gradio_api/run/*") as claim:  # what is not queued
+        page.set_input_files("#drop input[type=file]", tmp_path / "soon gone.png")
+    assert claim.value.ok and list(address[1].rglob("soon*gone.png"))
+    page.close()
+    for _ in range(300):
+        if not list(address[1].rglob("soon*gone*")):
+            break
+        time.sleep(0.1)
+    assert not list(address[1].rglob("soon*gone*"))
 
 
 def test_slider_moves_between_the_two_pictures(page: sync_api.Page) -> None:

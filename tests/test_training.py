@@ -424,7 +424,7 @@ def test_averages_are_means_over_steps_and_name_what_is_not_finite():
     ids=lambda p: p.name,
 )
 def test_import_prints_nothing(path, capfd):
-    if path.name in ("demo_lab.py", "visits.py", "web.py", "web_hints.py"):
+    if path.name in ("demo_lab.py", "visits.py", "web.py", "web_colors.py", "web_hints.py"):
         pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     importlib.import_module(name.removesuffix(".__init__"))

@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 import skimage.color
 import torch
-from coloring_subjects import CPU, PHOTO, Wild
+from coloring_subjects import CPU, PHOTO, Wild, visible_generator
 
 import infer_lab
 from config import DEFAULT_CHECKPOINT
 from models_lab import PretrainedUNet
 from utils.coloring.colorize import merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
-from utils.coloring.hints import DEFAULT_RADIUS, Hint, dump_hints, find_hints, hint_planes, parse_hints, takes_hints
+from utils.coloring.hints import (
+    DEFAULT_RADIUS,
+    Hint,
+    Recolorer,
+    dump_hints,
+    find_hints,
+    hint_planes,
+    parse_hints,
+    takes_hints,
+)
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_png
 from utils.lab import AB_SCALE
@@ -173,6 +182,50 @@ def test_predict_ab_pads_hints_with_zeros() -> None:
     assert seen[0].shape == (1, 3, 64, 128) and seen[0].sum() == 3 * 30 * 70 == seen[0][..., :30, :70].sum()
 
 
+@torch.inference_mode()
+def test_recolorer_multiplies_before_hints_are_followed() -> None:
+    """What the hints add is linear in the difference between them and the multiplied prediction."""
+    generator = visible_generator()
+    generator.head.conv.weight.mul_(8)
+    l, hints = torch.rand(2, 1, 64, 96) * 2 - 1, torch.zeros(2, 3, 64, 96)
+    asked, rows, columns = torch.tensor([0.2, -0.3]), slice(20, 28), slice(32, 40)
+    hints[0, :, rows, columns] = torch.tensor([0.2, -0.3, 1.0]).view(3, 1, 1)
+    prediction = generator(l)
+    assert 0.5 < prediction.abs().max() < 1
+    none, half, full, twice = (Recolorer(generator, saturation)(l, hints) for saturation in (0.0, 0.5, 1.0, 2.0))
+    assert torch.equal(full, generator(l, hints)) and not torch.equal(full[0], prediction[0])
+    torch.testing.assert_close(half[0], (none[0] + full[0]) / 2, atol=1e-5, rtol=0)
+    for ab in (none, half, full, twice):  # NOISE, 0.03, keeps a share of the difference
+        torch.testing.assert_close(ab[0, :, rows, columns].mean(dim=(1, 2)), asked, atol=0.04, rtol=0)
+    assert torch.equal(twice[1], 2 * prediction[1]) and twice[1].abs().max() > 1  # the one without hints
+
+
+@torch.inference_mode()
+def test_recolorer_that_keeps_gives_the_same_without_running_the_generator_again(
+    shipped: tuple[PretrainedUNet, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, size = shipped
+    l = prepare(Picture(load_photo("coffee"), None), size)
+    asked = [hint_planes([Hint(430, 40, color)], (400, 600), l) for color in (BLUE, "#a03020")]
+    steps = [(1.0, None), (1.0, asked[0]), (0.4, asked[0]), (1.3, asked[1]), (0.8, None)]
+    anew = [predict_ab(Recolorer(generator, s), [l], CPU, hints=[planes])[0] for s, planes in steps]
+    kept, runs = Recolorer(generator, keep=True), []
+    predict = generator.predict
+    monkeypatch.setattr(generator, "predict", lambda l: runs.append(l) or predict(l))
+    for (kept.saturation, planes), expected in zip(steps, anew, strict=True):
+        assert torch.equal(predict_ab(kept, [l], CPU, hints=[planes])[0], expected)
+    assert len(runs) == 1 and not generator.training
+
+
+def test_recolorer_runs_a_generator_that_takes_no_hints_once() -> None:
+    wild, l = Wild(), torch.rand(1, 30, 40)
+    kept = Recolorer(wild, 0.5, keep=True)
+    half, whole = predict_ab(kept, [l], CPU)[0], predict_ab(Wild(), [l], CPU)[0]
+    kept.saturation = 2.0
+    assert torch.equal(half, 0.5 * whole) and torch.equal(predict_ab(kept, [l], CPU)[0], 2 * whole)
+    assert len(wild.shapes) == 1
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., int]:
     """Run infer_lab.py on "a.png" in `tmp_path`, which holds the photograph."""
@@ -195,6 +248,17 @@ def test_infer_colors_as_the_hints_say(
     l = prepare(photo, shipped[1])
     expected = merge(photo, predict_ab(shipped[0], [l], CPU, hints=[hint_planes(hints, PHOTO.shape[:2], l)])[0])
     np.testing.assert_array_equal(read_picture(tmp_path / "out" / "a.png").rgb, expected.rgb)
+
+
+@pytest.mark.parametrize("saturation", [0, 0.5, 2])
+def test_infer_gives_a_hint_its_color_at_any_saturation(
+    run: Callable[..., int], tmp_path: Path, saturation: float
+) -> None:
+    """Measured, in CIELAB units: 0.5 to 0.7; at the L of the place sRGB can show this green."""
+    (tmp_path / "a.json").write_text(dump_hints([Hint(100, 20, "#30a030", 3)], 100, 151))
+    assert run("a.png", "--hints", tmp_path / "a.json", "--saturation", saturation) == 0
+    ab = skimage.color.rgb2lab(read_picture(tmp_path / "out" / "a.png").rgb[19:22, 99:102])[:, :, 1:].mean((0, 1))
+    assert np.linalg.norm(ab - skimage.color.rgb2lab(np.array([0x30, 0xA0, 0x30]) / 255)[1:]) < 2
 
 
 def test_infer_gives_each_image_of_a_folder_its_own_hints(run: Callable[..., int], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import config
+from affinity_lab import lift_pale
 from config import TrainConfig
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, lift_pale
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.files import open_atomically
 from utils.run import UserError
 from utils.training import checkpoints, publish

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from config import InferConfig
 from utils.coloring.borders import Border, cut_border, find_border, put_back
 from utils.coloring.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
-from utils.coloring.hints import Hints, crop_hints, hint_planes
+from utils.coloring.hints import Hints, Recolorer, crop_hints, hint_planes
 from utils.coloring.metadata import Metadata, encode_with_exif, read_metadata, to_srgb
 from utils.coloring.outputs import fit_container, name_outputs
 from utils.coloring.toning import is_toned
@@ -99,6 +99,7 @@ def color_images(
     """
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
+    recolorer = Recolorer(generator, cfg.saturation)
     broken: dict[Path, ImageError] = {}
     remarks: defaultdict[str, list[Path]] = defaultdict(list)
     panels = dict(zip(outputs, name_outputs(list(outputs.values())), strict=True))
@@ -147,7 +148,7 @@ def color_images(
         nonlocal batch_size
         try:
             planes, asked = [loaded.plane for loaded in batch], [loaded.hints for loaded in batch]
-            return predict_ab(generator, planes, device, dtype, asked)
+            return predict_ab(recolorer, planes, device, dtype, asked)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise UserError(f"{device}: out of memory; give a smaller --img-size, or --device cpu") from None
@@ -163,7 +164,7 @@ def color_images(
         inner = cut_border(picture, border)
         out = None if cfg.compare else inner.rgb  # of a panel the input is a part
         few = picture.rgb.size > 3 * WINDOW_PIXELS  # images are in memory: cores are free
-        merged = merge(inner, cfg.saturation * ab, out=out, threads=cores if few else threads)
+        merged = merge(inner, ab, out=out, threads=cores if few else threads)
         colored = put_back(picture, border, merged) if cfg.compare else picture
         suffix = outputs[path].suffix
         written, changes = fit_container(colored, suffix)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from affinity_lab import follow_hints
 from models_lab import Generator
 from utils.images import ImageError
 from utils.lab import normalize_ab, rgb_to_lab
@@ -79,6 +80,39 @@ class Hints:
 def takes_hints(generator: nn.Module) -> bool:
     """Whether a generator takes hints; an exported network does not."""
     return isinstance(generator, Generator)
+
+
+class Recolorer(nn.Module):
+    """A generator whose colors are multiplied by a saturation; hints are followed after that, and keep their colors.
+
+    Args:
+        generator: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]. Its mode becomes that of this module.
+        saturation: the factor; may be changed at any time.
+        keep: run the generator for the first L alone. Later calls, which must be for the same L, use what it gave.
+    """
+
+    def __init__(self, generator: nn.Module, saturation: float = 1.0, keep: bool = False):
+        super().__init__()
+        self.generator, self.saturation, self.keep = generator, saturation, keep
+        self.seen: tuple[Tensor, Tensor | None] | None = None
+        self.train(generator.training)
+
+    def predict(self, l: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Give ab without hints and saturation, (B, 2, H, W), and the features of a generator that takes hints."""
+        if isinstance(self.generator, Generator):
+            return self.generator.predict(l)
+        return self.generator(l), None
+
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color, (B, 2, H, W), float32, and follow hints (B, 3, H, W), which only some generators take."""
+        ab, features = seen = self.seen or self.predict(l)
+        if self.keep:
+            self.seen = seen
+        ab = self.saturation * ab.float()
+        if hints is None:
+            return ab
+        assert features is not None
+        return follow_hints(ab, hints, l, features)
 
 
 def _number(entry: Mapping[str, object], key: str, where: str) -> float:

@@ -15,11 +15,28 @@ from pathlib import Path
 import gradio as gr
 from torch import Tensor
 
-from utils.coloring.hints import Hint
+from utils.coloring.hints import Hint, Recolorer
 
 UPLOADS, PAGES, EXAMPLES_DIR, FIXED = "uploads", "pages", "examples", "fixed"
 UPLOAD_SECONDS = 600  # after which an upload is removed: a page has a copy of what it has taken in
 IDLE_SECONDS = 3600  # after which a page that nobody uses is closed: its browser may never have said goodbye
+
+
+@dataclass(eq=False)
+class Seen:
+    """A photograph as a checkpoint saw it: enough to color it again without running the network.
+
+    Attributes:
+        plane: what the network sees of it, (1, h, w), in [-1, 1].
+        recolorer: keeps what the network gave.
+        settings: the hints and the saturation of `ab`.
+        ab: the newest colors, (2, h, w).
+    """
+
+    plane: Tensor
+    recolorer: Recolorer
+    settings: tuple[tuple[Hint, ...], float] | None = None
+    ab: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -34,8 +51,7 @@ class Photo:
         earlier: the hints before each change, for undo.
         current: index of the hint that was tapped or changed last, if it is still there.
         held: whether the next tap moves that hint.
-        planes: what the network sees of it, by working size: (1, h, w), in [-1, 1].
-        ab: what each checkpoint predicted for it, by name, and for which hints: (2, h, w), in [-1, 1].
+        seen: how checkpoints saw it, by their names; `Colorizer` forgets those that were not used for long.
         shown: the hints, the checkpoint and the saturation of its newest result.
     """
 
@@ -46,14 +62,13 @@ class Photo:
     earlier: list[list[Hint]] = field(default_factory=list)
     current: int | None = None
     held: bool = False
-    planes: dict[int, Tensor] = field(default_factory=dict)
-    ab: dict[str, tuple[tuple[Hint, ...], Tensor]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
     shown: tuple[tuple[Hint, ...], str, float] | None = None
 
     @property
     def preview(self) -> Path:
         """The copy of at most PREVIEW_SIDE pixels a side that hints are shown on."""
-        return self.path.parent / FIXED / "preview.png"
+        return self.path.parent / FIXED / "preview.bmp"  # the fastest to read that is lossless
 
     @property
     def before(self) -> Path:
@@ -76,11 +91,13 @@ class Visits:
     Attributes:
         work: folder that holds the uploads, and one folder for each page.
         open: the photographs of each page by name, by its folder.
+        claims: what was uploaded to each page, by its folder, as long as it is there.
         closed: when the pages were closed that may be heard of again: a request was on its way, or a phone wakes up.
     """
 
     work: Path
     open: dict[Path, dict[str, Photo]] = field(default_factory=dict)
+    claims: dict[Path, frozenset[Path]] = field(default_factory=dict)
     closed: dict[Path, float] = field(default_factory=dict)
 
     def where(self, request: gr.Request) -> Path:
@@ -108,6 +125,17 @@ class Visits:
             raise gr.Error(f"{chosen}: is gone; upload it again")
         return self.photos(request)[chosen]
 
+    def claim(self, files: list[dict] | dict | None, request: gr.Request) -> None:
+        """Note what was uploaded to a page as soon as it is, so that closing the page removes what was still waiting.
+
+        Args:
+            files: as Gradio's components get them, before they are preprocessed.
+            request: of the page.
+        """
+        paths = (Path(file["path"]).resolve() for file in (files if isinstance(files, list) else [files]) if file)
+        uploads = frozenset(path for path in paths if path.is_relative_to(self.work / UPLOADS))
+        self.claims[self.where(request)] = self.claims.get(self.where(request), frozenset()) | uploads
+
     def close(self, request: gr.Request) -> None:
         """Remove what a closed page has left."""
         self.closed[self.where(request)] = time.time()
@@ -116,8 +144,11 @@ class Visits:
     def forget(self, folder: Path) -> None:
         """Remove the files of a page, its uploads and what is known of it."""
         photos = self.open.pop(folder, {})
+        for photo in photos.values():
+            photo.seen.clear()
+        uploads = {photo.upload for photo in photos.values()} | self.claims.pop(folder, frozenset())
         others = {photo.upload for visit in [*self.open.values()] for photo in [*visit.values()]}
-        for upload in {photo.upload for photo in photos.values()} - others:  # two pages may upload the same file
+        for upload in uploads.difference(others, *self.claims.values()):  # two pages may upload the same file
             if upload.is_relative_to(self.work / UPLOADS):
                 remove_upload(upload)
         gone = folder.with_name(f"{folder.name}.{time.monotonic_ns()}")
@@ -134,6 +165,9 @@ class Visits:
             for upload in (self.work / UPLOADS).rglob("*"):
                 if upload.is_file() and now - upload.stat().st_mtime > UPLOAD_SECONDS:
                     remove_upload(upload)
+        for folder, uploads in [*self.claims.items()]:
+            if not any(upload.exists() for upload in uploads):
+                self.claims.pop(folder, None)
         with contextlib.suppress(OSError):
             for folder in (self.work / PAGES).iterdir():
                 idle = now - max(path.stat().st_mtime for path in [folder, *folder.iterdir()])

@@ -1,11 +1,11 @@
-"""The photographs of the web page: taking them in, coloring them, and cleaning up after them.
+"""The photographs of the web page: taking them in, coloring them, and what is shown of them.
 
-Uses the checkpoints of `utils.training`. `utils.coloring.web_hints` adds the hints.
+`utils.coloring.web_hints` adds the hints.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import shutil
 import tempfile
 import zipfile
@@ -15,19 +15,15 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from utils.coloring.colorize import cast_convolutions, grayscale, merge, predict_ab, prepare
-from utils.coloring.exported import open_generator
-from utils.coloring.hints import Hint, dump_hints, hint_planes, mark, square, takes_hints
+from utils.coloring.colorize import grayscale, merge
+from utils.coloring.hints import Hint, dump_hints, mark, square
 from utils.coloring.palette import likely_colors, style, to_hex
 from utils.coloring.visits import EXAMPLES_DIR, Photo, Visits
+from utils.coloring.web_colors import Colorizer
 from utils.files import IMAGE_EXTENSIONS
 from utils.images import ImageError, Picture, encode_image, read_picture, resize
 from utils.lab import lightness
-from utils.run import amp_dtype
-from utils.training.checkpoints import working_size
 
 MAX_PIXELS = 2**26  # of an upload
 MAX_PHOTOS = 50  # of a page
@@ -38,55 +34,6 @@ ADD, MOVE = (
     "Choose a color, then tap where it belongs; tap a hint to move or change it",
     "Tap where the marked hint belongs, give it another color, or remove it",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Colorizer:
-    """The checkpoints, and what `infer_lab.py` does with one photograph.
-
-    Attributes:
-        checkpoints: G_*.pt files by the name of their stage.
-        device: where to compute.
-    """
-
-    checkpoints: dict[str, Path]
-    device: torch.device
-
-    @functools.cached_property
-    def dtype(self) -> torch.dtype | None:
-        """The mixed precision of the device."""
-        return amp_dtype(self.device, True)
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - there is one of these for the whole life of the page
-    def generator(self, name: str) -> tuple[nn.Module, int]:
-        """Load a checkpoint; gives the generator and its working size."""
-        generator, info = open_generator(self.checkpoints[name], self.device)
-        cast_convolutions(generator, self.dtype)
-        return generator, working_size(info)
-
-    def predict(self, photo: Photo, name: str) -> Tensor:
-        """Give the ab of a photograph under its hints, if the checkpoint takes any: (2, h, w), in [-1, 1].
-
-        Raises:
-            ImageError: the file is gone.
-        """
-        generator, size = self.generator(name)
-        hints = tuple(photo.hints) if takes_hints(generator) else ()
-        if name not in photo.ab or photo.ab[name][0] != hints:
-            if size not in photo.planes:
-                photo.planes[size] = prepare(read_picture(photo.path), size)
-            l = photo.planes[size]
-            asked = [hint_planes(hints, photo.size, l) if hints else None]
-            photo.ab[name] = hints, predict_ab(generator, [l], self.device, self.dtype, asked)[0]
-        return photo.ab[name][1]
-
-    def color(self, photo: Photo, name: str, saturation: float) -> Picture:
-        """Color a photograph.
-
-        Raises:
-            ImageError: the file is gone.
-        """
-        return merge(read_picture(photo.path), saturation * self.predict(photo, name))
 
 
 def shrink(picture: Picture, side: int) -> Picture:
@@ -161,8 +108,8 @@ class Page:
             place: whether they are shown, and their style.
         """
         preview = read_picture(photo.preview)
-        colored = merge(preview, saturation * self.colorizer.predict(photo, name))
-        path = fresh(photo, "canvas") / "canvas.png"
+        colored = merge(preview, self.colorizer.predict(photo, name, saturation))
+        path = fresh(photo, "canvas") / "canvas.jpg"
         put(path, Picture(mark(colored.rgb, photo.hints, photo.size, photo.current if photo.held else None), None))
         hint = None if photo.current is None else photo.hints[photo.current]
         return [
@@ -175,7 +122,7 @@ class Page:
 
     def color_at(self, photo: Photo, name: str, saturation: float, x: int, y: int) -> str:
         """Give the mean color of the colored small copy in the 5 x 5 pixels around a place: "#rrggbb"."""
-        colored = merge(read_picture(photo.preview), saturation * self.colorizer.predict(photo, name))
+        colored = merge(read_picture(photo.preview), self.colorizer.predict(photo, name, saturation))
         levels = colored.rgb[square(y, x, 2)].reshape(-1, 3).mean(axis=0) / np.iinfo(colored.rgb.dtype).max
         return to_hex(levels)
 
@@ -187,8 +134,12 @@ class Page:
         """
         colored = self.colorizer.color(photo, name, saturation)
         folder = fresh(photo, "result")
-        put(after := folder / "after.jpg", shrink(colored, SIDES_SIDE))
         put(download := folder / f"{photo.path.stem}_color{photo.path.suffix}", colored)
+        after = folder / "after.jpg"
+        if max(photo.size) <= SIDES_SIDE and photo.path.suffix.lower() in (".jpg", ".jpeg"):
+            shutil.copyfile(download, after)  # which would be encoded to the same bytes
+        else:
+            put(after, shrink(colored, SIDES_SIDE))
         (notes := folder / f"{photo.path.stem}.json").write_text(dump_hints(photo.hints, *photo.size))
         photo.shown = tuple(photo.hints), name, saturation
         return [
@@ -248,6 +199,10 @@ class Page:
             label = next(label for label in labels if label not in photos)
             photos[label] = photo
             taken.append(label)
+        if not photos:  # the page may have been closed while this waited, and its uploads be gone
+            self.visits.open.pop(folder, None)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         chosen = taken[0] if taken else chosen
         choice = gr.update(choices=list(photos), value=chosen, visible=len(photos) > 1)
         everything = gr.update(visible=len(photos) > 1)
@@ -267,6 +222,8 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by this default
     ) -> dict:
         """Color all photographs of a page into one archive."""
+        if not self.visits.photos(request):
+            raise gr.Error("drop a photograph first")
         folder = self.visits.folder(request)
         for old in folder.glob(f"*/{ARCHIVE}"):
             shutil.rmtree(old.parent)

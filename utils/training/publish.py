@@ -35,7 +35,7 @@ class PublishConfig:
     working_size: int | None = None
     """Shorter side at which it colors, in pixels; the source's own, at first that of its training, when not given."""
     lift: float | None = None
-    """Exponent by which pale pictures gain color (`lift_pale` in models_lab.py); the source's own when not given."""
+    """Exponent by which pale pictures gain color (`affinity_lab.lift_pale`); the source's own when not given."""
 
 
 def publish(cfg: PublishConfig) -> None:
