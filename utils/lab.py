@@ -8,6 +8,7 @@ even under autocast. No other module knows the numbers 50, 110, 128 or 255/100.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -38,8 +39,9 @@ _RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
 _LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
 _LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
-_STEPS = 65535  # of linear intensities, for levels of 8 bits
-_SURELY_LOW, _SURELY_HIGH = _LINEAR_LOW / 2, (1 + _LINEAR_HIGH) / 2  # between these whatever float32 has rounded
+_KNEE_OF_F = 0.2068966
+_SHARE_OFF = 2.0**-8  # of the chroma, by which `fit_gamut` may stay below the largest that fits
+_NEWTON_STEPS, _MOST_STEPS = 6, 14  # to find it; each of the last 8 halves what is left
 
 
 def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def _f_from_xyz(xyz: Tensor) -> Tensor:
 
 
 def _xyz_from_f(f: Tensor) -> Tensor:
-    above = f.clamp(min=0.2068966)
+    above = f.clamp(min=_KNEE_OF_F)
     return above**3 + (f - above) / 7.787
 
 
@@ -132,50 +134,77 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         return _srgb_from_linear(_linear_from_f(_f_from_lab(lab.float()))).clamp(0, 1)
 
 
-def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
+def _is_shown(linear: Tensor) -> Tensor:
+    """Tell which colors of linear RGB (3, M) sRGB shows, (M,)."""
+    return torch.maximum(linear.amax(0) - _LINEAR_HIGH, _LINEAR_LOW - linear.amin(0)) < 0
+
+
+def _find_room(linear: Tensor, slope: Tensor) -> Tensor:
+    """Tell by how much a share may grow until a channel of linear RGB reaches its bound, if it goes on as it does.
+
+    Takes the channels (3, M) or a gray (M,), and how fast they grow (3, M), which is lost; gives (M,).
+    """
+    per_slope = slope.add_(1e-30).reciprocal_()  # finite where a slope is 0
+    room = (_LINEAR_LOW - linear) * per_slope
+    # What grows has the upper bound to reach, which is farther
+    return room.add_(per_slope.clamp_(min=0), alpha=_LINEAR_HIGH - _LINEAR_LOW).amin(0)
+
+
+@torch.no_grad()
+def _find_share(f: Tensor) -> Tensor:
+    """Find the largest share of a color's chroma that sRGB shows, to within _SHARE_OFF and never above it.
+
+    Newton's method on each channel of linear RGB, from gray on, always between a share that is shown and one that is
+    not; what it does not find soon is found by halving.
+
+    Takes f(X), f(Y) and f(Z), (3, M), and gives (M,), in [0, 1].
+    """
+    from_x, from_y, from_z = _RGB_FROM_WHITE_XYZ.to(f).T[..., None]  # (3, 1) each
+    gray, shares, left = f[1], torch.zeros_like(f[1]), torch.arange(f.shape[1], device=f.device)
+    y, chroma = _xyz_from_f(gray), f[::2] - gray  # f is linear in ab, and Y does not depend on it
+    x, z = 3 * gray.clamp(min=_KNEE_OF_F) ** 2 * chroma
+    share = _find_room(y, (from_x * x).addcmul_(from_z, z)).clamp_(max=1)
+    state = torch.stack([y, gray, shares, torch.ones_like(share), share, *chroma])  # (7, M)
+    for step in range(_MOST_STEPS):
+        y, gray, low, high, share = state[:5]
+        chroma = state[5:]
+        f = torch.addcmul(gray, share, chroma)  # (2, M)
+        above = f.clamp(min=_KNEE_OF_F)
+        squared = above * above
+        x, z = (squared * above).add_(f.sub_(above), alpha=1 / 7.787)
+        linear = (from_y * y).addcmul_(from_x, x).addcmul_(from_z, z)  # (3, M)
+        x, z = squared.mul_(chroma).mul_(3)  # how fast X and Z grow
+        shown, room = _is_shown(linear), _find_room(linear, (from_x * x).addcmul_(from_z, z))
+        low, high = torch.where(shown, share, low), torch.where(shown, high, share)
+        shares.index_copy_(0, left, low)
+        width = high - low
+        kept = (torch.where(shown, torch.minimum(room, width), width) > _SHARE_OFF).nonzero()[:, 0]
+        if not len(kept):
+            break
+        newton = torch.minimum(torch.maximum(share + room - _SHARE_OFF / 2, low), high - _SHARE_OFF / 2)
+        state[2], state[3], state[4] = low, high, newton if step < _NEWTON_STEPS else (low + high) / 2
+        state, left = state.index_select(1, kept), left[kept]
+    return shares
+
+
+def fit_gamut(lab: Tensor) -> Tensor:
     """Move colors that sRGB cannot show toward gray, at constant L and hue, until it can.
 
-    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. Bisection on the
-    chroma finds the largest share that fits to within 2**-steps.
+    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. The share of the chroma
+    that is left is the largest that fits, to within 2**-8.
 
     Args:
         lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
-        steps: halvings of the chroma interval.
 
     Returns:
         (..., 3, H, W), float32. Colors inside the gamut are returned unchanged.
     """
     planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
     fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
-
-    def is_shown(linear: Tensor) -> Tensor:  # (3, M) -> (M,)
-        r, g, b = linear
-        low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
-        return (low > _LINEAR_LOW) & (high < _LINEAR_HIGH)
-
     f = _f_from_lab(fitted)
-    outside = (~is_shown(_linear_from_f(f)[:, 0])).nonzero()[:, 0]
-    f = f[:, 0, outside]  # (3, M)
-    gray, chroma = f[1], f[::2] - f[1]  # f is linear in ab, and Y does not depend on it
-    from_x, from_y, from_z = _RGB_FROM_WHITE_XYZ.to(f).T[..., None]  # (3, 1) each
-    of_y, share = from_y * _xyz_from_f(gray), torch.zeros_like(gray)
-    for half in (0.5 ** (1 + step) for step in range(steps)):
-        x, z = _xyz_from_f(torch.addcmul(gray, share + half, chroma))
-        linear = torch.addcmul(of_y, from_x, x).addcmul_(from_z, z.clamp(min=_LOWEST_Z))
-        share += half * is_shown(linear)
-    fitted[1:, :, outside] *= share
+    outside = (~_is_shown(_linear_from_f(f)[:, 0])).nonzero()[:, 0]
+    fitted[1:, :, outside] *= _find_share(f[:, 0, outside])
     return fitted.reshape(planes.shape).movedim(0, -3)
-
-
-@functools.cache
-def _levels_of_linear() -> np.ndarray:
-    """Give the level of 8 bits of each step of linear intensity; 20 steps are one level at black, more elsewhere."""
-    return to_uint8(_srgb_from_linear(torch.arange(_STEPS + 1) / _STEPS)).numpy()
-
-
-def _parts(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
-    above = torch.from_numpy(values).clamp(min=knee).numpy()  # three times as fast as `np.maximum`
-    return above, values - above
 
 
 @functools.cache
@@ -185,49 +214,66 @@ def _gray_ab() -> tuple[float, float]:
     return a, b
 
 
-def recolor(rgb: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give an image other ab and leave it its L, where sRGB can show the color.
+def _split(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
+    """Give what of the values is above a knee, held there, and what is below it."""
+    return torch.from_numpy(values).clamp(min=knee).numpy(), cv2.threshold(values, knee, 0, cv2.THRESH_TRUNC)[1]
 
-    Equal to `recolor_fitted` there but for float rounding, and fast: Y comes from the image instead of from its L.
+
+def _to_levels(lab: Sequence[np.ndarray], y: np.ndarray, dtype: np.dtype, out: np.ndarray | None) -> np.ndarray:
+    """Convert L, a and b, float32 (H, W) each, to sRGB levels (H, W, 3), clipped; ab = 0 is gray, and Y that of L."""
+    if dtype == np.uint8:
+        # OpenCV's white is its matrix's, so that ab = 0 is gray there. Its curve of sRGB is 0.02 levels off at most.
+        return cv2.convertScaleAbs(cv2.cvtColor(cv2.merge(lab), cv2.COLOR_Lab2RGB), out, 255)
+    xz = []
+    for plane, gray, scale in zip(lab[1:], _gray_ab(), (500, -200), strict=True):
+        # f(Y) + (plane + gray * L) / scale, where f(Y) is (L + 16) / 116
+        f = cv2.addWeighted(lab[0], 1 / 116 + gray / scale, plane, 1 / scale, 16 / 116)
+        above, below = _split(f, _KNEE_OF_F)
+        xz.append(cv2.addWeighted(above * above * above, 1, below, 1 / 7.787, -_KNEE_OF_F / 7.787))
+    linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), _RGB_FROM_WHITE_XYZ.numpy())  # (H, W, 3)
+    above, below = _split(linear, 0.0031308)
+    highest = np.iinfo(dtype).max
+    scales = 1.055 * highest, 12.92 * highest, (-0.055 - 12.92 * 0.0031308) * highest
+    return cv2.addWeighted(cv2.pow(above, 1 / 2.4), scales[0], below, scales[1], scales[2], out, dtype=cv2.CV_16U)
+
+
+def recolor(
+    rgb: np.ndarray, ab: Sequence[np.ndarray], out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give an image other ab and leave it its L, where sRGB can show the color.
 
     Args:
         rgb: (H, W, 3), uint8 or uint16; fastest when what is computed from it stays in the processor's cache.
         ab: (2, H, W), float32, in CIELAB units; 0 is gray.
+        out: where to put the result; may be `rgb`.
 
     Returns:
-        (H, W, 3), of the type of `rgb`, and the indices into H * W of the colors that sRGB cannot show, or hardly.
+        (H, W, 3), of the type of `rgb`; the indices into H * W of the colors that sRGB cannot show, or hardly, and
+        their L, a and b, (3, M), for `fit_levels`.
     """
-    highest, table, is_8_bit = np.iinfo(rgb.dtype).max, _linear_levels(rgb.dtype), rgb.dtype == np.uint8
-    y = cv2.transform(cv2.LUT(rgb, table) if is_8_bit else table.take(rgb, mode="clip"), _Y_FROM_RGB)  # (H, W)
-    above, below = _parts(y, 0.008856)
-    fy, xz = cv2.scaleAdd(below, 7.787, cv2.pow(above, 1 / 3)), []
-    for plane, gray, scale in zip(ab, _gray_ab(), (500, -200), strict=True):
-        # f(Y) + (plane + gray * L) / scale, where L is 116 * f(Y) - 16
-        f = cv2.addWeighted(fy, 1 + 116 * gray / scale, plane, 1 / scale, -16 * gray / scale)
-        above, below = _parts(f, 0.2068966)
-        xz.append(cv2.scaleAdd(below, 1 / 7.787, above * above * above))
-    linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), _RGB_FROM_WHITE_XYZ.numpy())  # (H, W, 3)
-    outside = np.empty(0, np.intp)
-    if linear.min() < _SURELY_LOW or linear.max() > _SURELY_HIGH:
-        outside = np.flatnonzero(cv2.inRange(linear, (_SURELY_LOW,) * 3, (_SURELY_HIGH,) * 3) == 0)
-    if is_8_bit:
-        steps: np.ndarray = cv2.addWeighted(linear, _STEPS, linear, 0, 0, dtype=cv2.CV_16U)  # rounds and clips
-        return _levels_of_linear().take(steps, mode="clip"), outside
-    above, below = _parts(linear, 0.0031308)
-    scales = 1.055 * highest, 12.92 * highest, -0.055 * highest
-    levels = cv2.addWeighted(cv2.pow(above, 1 / 2.4), scales[0], below, scales[1], scales[2], dtype=cv2.CV_16U)
-    return levels, outside
+    table = _linear_levels(rgb.dtype)
+    linear = cv2.LUT(rgb, table) if rgb.dtype == np.uint8 else table.take(rgb, mode="clip")
+    y = cv2.transform(linear, _Y_FROM_RGB)  # (H, W)
+    above, below = _split(y, 0.008856)
+    # 116 * f(Y) - 16
+    l = cv2.addWeighted(cv2.pow(above, 1 / 3), 116, below, 116 * 7.787, -16 - 116 * 7.787 * 0.008856)
+    lab = [l, *ab]
+    levels = _to_levels(lab, y, rgb.dtype, out)
+    outside = np.flatnonzero(cv2.inRange(levels, (1,) * 3, (np.iinfo(levels.dtype).max - 1,) * 3) == 0)
+    return levels, outside, np.stack([plane.take(outside) for plane in lab])
 
 
-def recolor_fitted(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """Give an image other ab and leave it its L; `fit_gamut` moves what sRGB cannot show toward gray.
+def fit_levels(lab: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Convert colors of any chroma to sRGB levels; `fit_gamut` moves what sRGB cannot show toward gray.
 
-    Takes what `recolor` takes, and gives (H, W, 3), of the type of `rgb`.
+    Takes L, a and b, (3, M), float32, as `recolor` gives them, and gives (M, 3), uint8 or uint16.
     """
-    l = lightness(rgb)  # (1, H, W)
-    gray_ab = torch.tensor(_gray_ab())[:, None, None]
-    fitted = lab_to_rgb(fit_gamut(torch.cat([l, torch.from_numpy(ab) + gray_ab * l])))  # (3, H, W)
-    return np.rint((fitted * np.iinfo(rgb.dtype).max).permute(1, 2, 0).numpy()).astype(rgb.dtype)
+    planes = torch.from_numpy(lab)
+    gray = torch.tensor([0, *_gray_ab()])[:, None]
+    f = _f_from_lab((planes + gray * planes[0])[:, None])[:, 0]
+    share = _find_share(f)
+    fitted = [planes[:1], *(planes[1:] * share)[:, None]]
+    return _to_levels([plane.numpy() for plane in fitted], _xyz_from_f(f[1:2]).numpy(), dtype, None)[0]
 
 
 def normalize_l(l: Tensor) -> Tensor:
