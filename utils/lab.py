@@ -8,7 +8,6 @@ even under autocast. No other module knows the numbers 50, 110, 128 or 255/100.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -34,17 +33,19 @@ _XYZ_FROM_RGB = torch.tensor(
 )
 _WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)  # D65, 2 degrees
 _WHITE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
-_Y_FROM_RGB = _WHITE_XYZ_FROM_RGB[1:2].numpy()
-_RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
-_LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
+Y_FROM_RGB = _WHITE_XYZ_FROM_RGB[1:2].numpy()
+RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB).numpy()
+_FROM_X, _FROM_Y, _FROM_Z = RGB_FROM_WHITE_XYZ.astype(np.float32).T[..., None]  # (3, 1) each
+XYZ_KNEE, F_KNEE, F_SLOPE = 0.008856, 0.2068966, 7.787  # below them f is a line, F_SLOPE * XYZ + 16 / 116
+SRGB_KNEE, SRGB_SLOPE = 0.0031308, 12.92  # of linear intensity, below which sRGB is a line
+_LOWEST_Z = -16 / 116 / F_SLOPE  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
-_LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
-_KNEE_OF_F = 0.2068966
-_SHARE_OFF = 2.0**-8  # of the chroma, by which `fit_gamut` may stay below the largest that fits
-_NEWTON_STEPS, _MOST_STEPS = 6, 14  # to find it; each of the last 8 halves what is left
+_LINEAR_LOW, _LINEAR_HIGH = -1e-4 / SRGB_SLOPE, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
+_SHARE_OFF = 0.75 * 2**-8  # for shares within 2**-8 of the largest: the search may end by an estimate
+_NEWTON_STEPS, _MOST_STEPS = 6, 15  # of the search; each of the last 9 halves what is left
 
 
-def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+def _mix(matrix: Tensor | np.ndarray, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Multiply three planes (..., H, W) by a 3x3 matrix and stack them, (..., 3, H, W)."""
     return torch.stack([(i * x).add_(y, alpha=j).add_(z, alpha=k) for i, j, k in matrix.tolist()], dim=-3)
 
@@ -59,18 +60,19 @@ def _linear_from_srgb(rgb: Tensor) -> Tensor:
 
 
 def _srgb_from_linear(linear: Tensor) -> Tensor:
-    above = linear.clamp(min=0.0031308)
-    return 1.055 * above ** (1 / 2.4) - 0.055 + 12.92 * (linear - above)
+    above = linear.clamp(min=SRGB_KNEE)
+    return 1.055 * above ** (1 / 2.4) - 0.055 + SRGB_SLOPE * (linear - above)
 
 
 def _f_from_xyz(xyz: Tensor) -> Tensor:
-    above = xyz.clamp(min=0.008856)
-    return above ** (1 / 3) + 7.787 * (xyz - above)
+    above = xyz.clamp(min=XYZ_KNEE)
+    return above ** (1 / 3) + F_SLOPE * (xyz - above)
 
 
-def _xyz_from_f(f: Tensor) -> Tensor:
-    above = f.clamp(min=_KNEE_OF_F)
-    return above**3 + (f - above) / 7.787
+def xyz_from_f(f: Tensor) -> Tensor:
+    """Give X, Y or Z, as shares of white's, of CIELAB's f of it; any shape."""
+    above = f.clamp(min=F_KNEE)
+    return above**3 + (f - above) / F_SLOPE
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 @functools.cache
-def _linear_levels(dtype: np.dtype) -> np.ndarray:
+def linear_levels(dtype: np.dtype) -> np.ndarray:
     """Give the linear intensity of each level of 8 or 16 bit, float32 in [0, 1]."""
     highest = np.iinfo(dtype).max
     return _linear_from_srgb(torch.arange(highest + 1) / highest).numpy()
@@ -104,8 +106,8 @@ def lightness(rgb: np.ndarray) -> Tensor:
     Returns:
         (1, H, W), float32, in [0, 100], on the CPU.
     """
-    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
-    y = cv2.transform(linear, _Y_FROM_RGB)  # (H, W)
+    linear = linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
+    y = cv2.transform(linear, Y_FROM_RGB)  # (H, W)
     return 116 * _f_from_xyz(torch.from_numpy(y)[None]) - 16
 
 
@@ -117,8 +119,8 @@ def _f_from_lab(lab: Tensor) -> Tensor:
 
 def _linear_from_f(f: Tensor) -> Tensor:
     """Convert to linear RGB, which is outside [0, 1] where sRGB cannot show the color."""
-    x, y, z = _xyz_from_f(f).unbind(-3)
-    return _mix(_RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
+    x, y, z = xyz_from_f(f).unbind(-3)
+    return _mix(RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -134,64 +136,69 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         return _srgb_from_linear(_linear_from_f(_f_from_lab(lab.float()))).clamp(0, 1)
 
 
-def _is_shown(linear: Tensor) -> Tensor:
-    """Tell which colors of linear RGB (3, M) sRGB shows, (M,)."""
-    return torch.maximum(linear.amax(0) - _LINEAR_HIGH, _LINEAR_LOW - linear.amin(0)) < 0
+def _find_room(linear: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Tell how far a share may grow until a channel of linear RGB reaches its bound, if it goes on as it does.
 
-
-def _find_room(linear: Tensor, slope: Tensor) -> Tensor:
-    """Tell by how much a share may grow until a channel of linear RGB reaches its bound, if it goes on as it does.
-
-    Takes the channels (3, M) or a gray (M,), and how fast they grow (3, M), which is lost; gives (M,).
+    Takes the channels (3, M), or a gray (M,), and how fast they grow (3, M); gives (M,).
     """
-    per_slope = slope.add_(1e-30).reciprocal_()  # finite where a slope is 0
-    room = (_LINEAR_LOW - linear) * per_slope
-    # What grows has the upper bound to reach, which is farther
-    return room.add_(per_slope.clamp_(min=0), alpha=_LINEAR_HIGH - _LINEAR_LOW).amin(0)
+    per_slope = 1 / (slope + 1e-30)  # finite where a slope is 0
+    # What grows has the upper bound to reach, everything else the lower.
+    room = (_LINEAR_LOW - linear) * per_slope + (_LINEAR_HIGH - _LINEAR_LOW) * np.maximum(per_slope, 0)
+    return room.min(axis=0)
 
 
-@torch.no_grad()
-def _find_share(f: Tensor) -> Tensor:
-    """Find the largest share of a color's chroma that sRGB shows, to within _SHARE_OFF and never above it.
+def find_share(gray: np.ndarray, chroma_x: np.ndarray, chroma_z: np.ndarray) -> np.ndarray:
+    """Find the largest share of a color's chroma that sRGB shows, to within 2**-8 and never above it.
 
     Newton's method on each channel of linear RGB, from gray on, always between a share that is shown and one that is
-    not; what it does not find soon is found by halving.
+    not; what it does not find soon is found by halving. NumPy takes half of torch's time for it.
 
-    Takes f(X), f(Y) and f(Z), (3, M), and gives (M,), in [0, 1].
+    Args:
+        gray: (M,), float32, f(Y), which does not depend on the share.
+        chroma_x: (M,), f(X) - f(Y) of the color, in which f is linear.
+        chroma_z: (M,), f(Z) - f(Y).
+
+    Returns:
+        (M,), float32, in [0, 1].
     """
-    from_x, from_y, from_z = _RGB_FROM_WHITE_XYZ.to(f).T[..., None]  # (3, 1) each
-    gray, shares, left = f[1], torch.zeros_like(f[1]), torch.arange(f.shape[1], device=f.device)
-    y, chroma = _xyz_from_f(gray), f[::2] - gray  # f is linear in ab, and Y does not depend on it
-    x, z = 3 * gray.clamp(min=_KNEE_OF_F) ** 2 * chroma
-    share = _find_room(y, (from_x * x).addcmul_(from_z, z)).clamp_(max=1)
-    state = torch.stack([y, gray, shares, torch.ones_like(share), share, *chroma])  # (7, M)
-    for step in range(_MOST_STEPS):
-        y, gray, low, high, share = state[:5]
-        chroma = state[5:]
-        f = torch.addcmul(gray, share, chroma)  # (2, M)
-        above = f.clamp(min=_KNEE_OF_F)
+
+    def grow(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give X or Z at the share, and its slope."""
+        f = share * chroma + gray
+        above = np.maximum(f, F_KNEE)
         squared = above * above
-        x, z = (squared * above).add_(f.sub_(above), alpha=1 / 7.787)
-        linear = (from_y * y).addcmul_(from_x, x).addcmul_(from_z, z)  # (3, M)
-        x, z = squared.mul_(chroma).mul_(3)  # how fast X and Z grow
-        shown, room = _is_shown(linear), _find_room(linear, (from_x * x).addcmul_(from_z, z))
-        low, high = torch.where(shown, share, low), torch.where(shown, high, share)
-        shares.index_copy_(0, left, low)
-        width = high - low
-        kept = (torch.where(shown, torch.minimum(room, width), width) > _SHARE_OFF).nonzero()[:, 0]
+        return squared * above + (f - above) / F_SLOPE, 3 * squared * chroma
+
+    low, high, share = np.zeros_like(gray), np.ones_like(gray), np.zeros_like(gray)
+    y = xyz_from_f(torch.from_numpy(gray)).numpy()
+    (_, slope_x), (_, slope_z) = grow(chroma_x), grow(chroma_z)
+    share = np.minimum(_find_room(y, _FROM_X * slope_x + _FROM_Z * slope_z), 1)
+    shares, left = low, np.arange(len(gray))
+    for step in range(_MOST_STEPS):
+        (x, slope_x), (z, slope_z) = grow(chroma_x), grow(chroma_z)
+        linear = _FROM_X * x + _FROM_Y * y + _FROM_Z * z  # (3, M)
+        shown = (linear.min(axis=0) > _LINEAR_LOW) & (linear.max(axis=0) < _LINEAR_HIGH)
+        room = _find_room(linear, _FROM_X * slope_x + _FROM_Z * slope_z)
+        np.copyto(low, share, where=shown)
+        np.copyto(high, share, where=~shown)
+        shares[left] = low
+        kept = np.flatnonzero((high - low > _SHARE_OFF) & ~(shown & (room <= _SHARE_OFF)))
         if not len(kept):
             break
-        newton = torch.minimum(torch.maximum(share + room - _SHARE_OFF / 2, low), high - _SHARE_OFF / 2)
-        state[2], state[3], state[4] = low, high, newton if step < _NEWTON_STEPS else (low + high) / 2
-        state, left = state.index_select(1, kept), left[kept]
+        if step < _NEWTON_STEPS:  # a little less than what fits, so that it is shown
+            share = np.minimum(np.maximum(share + room - _SHARE_OFF / 2, low), high - _SHARE_OFF / 2)
+        else:
+            share = (low + high) / 2
+        left = left[kept]
+        y, gray, chroma_x, chroma_z = (values.take(kept) for values in (y, gray, chroma_x, chroma_z))
+        low, high, share = (values.take(kept) for values in (low, high, share))
     return shares
 
 
 def fit_gamut(lab: Tensor) -> Tensor:
     """Move colors that sRGB cannot show toward gray, at constant L and hue, until it can.
 
-    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. The share of the chroma
-    that is left is the largest that fits, to within 2**-8.
+    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. See `find_share`.
 
     Args:
         lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
@@ -202,78 +209,12 @@ def fit_gamut(lab: Tensor) -> Tensor:
     planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
     fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
     f = _f_from_lab(fitted)
-    outside = (~_is_shown(_linear_from_f(f)[:, 0])).nonzero()[:, 0]
-    fitted[1:, :, outside] *= _find_share(f[:, 0, outside])
+    linear = _linear_from_f(f)[:, 0]
+    outside = ((linear.amin(0) <= _LINEAR_LOW) | (linear.amax(0) >= _LINEAR_HIGH)).nonzero()[:, 0]
+    x, gray, z = f[:, 0, outside].detach().cpu()
+    share = find_share(gray.numpy(), (x - gray).numpy(), (z - gray).numpy())
+    fitted[1:, :, outside] *= torch.from_numpy(share).to(fitted.device)
     return fitted.reshape(planes.shape).movedim(0, -3)
-
-
-@functools.cache
-def _gray_ab() -> tuple[float, float]:
-    """Give the ab of gray, for each unit of L: `rgb_to_lab`'s is slightly off 0, as skimage's is."""
-    a, b = (rgb_to_lab(torch.ones(3, 1, 1))[1:, 0, 0] / 100).tolist()
-    return a, b
-
-
-def _split(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
-    """Give what of the values is above a knee, held there, and what is below it."""
-    return torch.from_numpy(values).clamp(min=knee).numpy(), cv2.threshold(values, knee, 0, cv2.THRESH_TRUNC)[1]
-
-
-def _to_levels(lab: Sequence[np.ndarray], y: np.ndarray, dtype: np.dtype, out: np.ndarray | None) -> np.ndarray:
-    """Convert L, a and b, float32 (H, W) each, to sRGB levels (H, W, 3), clipped; ab = 0 is gray, and Y that of L."""
-    if dtype == np.uint8:
-        # OpenCV's white is its matrix's, so that ab = 0 is gray there. Its curve of sRGB is 0.02 levels off at most.
-        return cv2.convertScaleAbs(cv2.cvtColor(cv2.merge(lab), cv2.COLOR_Lab2RGB), out, 255)
-    xz = []
-    for plane, gray, scale in zip(lab[1:], _gray_ab(), (500, -200), strict=True):
-        # f(Y) + (plane + gray * L) / scale, where f(Y) is (L + 16) / 116
-        f = cv2.addWeighted(lab[0], 1 / 116 + gray / scale, plane, 1 / scale, 16 / 116)
-        above, below = _split(f, _KNEE_OF_F)
-        xz.append(cv2.addWeighted(above * above * above, 1, below, 1 / 7.787, -_KNEE_OF_F / 7.787))
-    linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), _RGB_FROM_WHITE_XYZ.numpy())  # (H, W, 3)
-    above, below = _split(linear, 0.0031308)
-    highest = np.iinfo(dtype).max
-    scales = 1.055 * highest, 12.92 * highest, (-0.055 - 12.92 * 0.0031308) * highest
-    return cv2.addWeighted(cv2.pow(above, 1 / 2.4), scales[0], below, scales[1], scales[2], out, dtype=cv2.CV_16U)
-
-
-def recolor(
-    rgb: np.ndarray, ab: Sequence[np.ndarray], out: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give an image other ab and leave it its L, where sRGB can show the color.
-
-    Args:
-        rgb: (H, W, 3), uint8 or uint16; fastest when what is computed from it stays in the processor's cache.
-        ab: (2, H, W), float32, in CIELAB units; 0 is gray.
-        out: where to put the result; may be `rgb`.
-
-    Returns:
-        (H, W, 3), of the type of `rgb`; the indices into H * W of the colors that sRGB cannot show, or hardly, and
-        their L, a and b, (3, M), for `fit_levels`.
-    """
-    table = _linear_levels(rgb.dtype)
-    linear = cv2.LUT(rgb, table) if rgb.dtype == np.uint8 else table.take(rgb, mode="clip")
-    y = cv2.transform(linear, _Y_FROM_RGB)  # (H, W)
-    above, below = _split(y, 0.008856)
-    # 116 * f(Y) - 16
-    l = cv2.addWeighted(cv2.pow(above, 1 / 3), 116, below, 116 * 7.787, -16 - 116 * 7.787 * 0.008856)
-    lab = [l, *ab]
-    levels = _to_levels(lab, y, rgb.dtype, out)
-    outside = np.flatnonzero(cv2.inRange(levels, (1,) * 3, (np.iinfo(levels.dtype).max - 1,) * 3) == 0)
-    return levels, outside, np.stack([plane.take(outside) for plane in lab])
-
-
-def fit_levels(lab: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Convert colors of any chroma to sRGB levels; `fit_gamut` moves what sRGB cannot show toward gray.
-
-    Takes L, a and b, (3, M), float32, as `recolor` gives them, and gives (M, 3), uint8 or uint16.
-    """
-    planes = torch.from_numpy(lab)
-    gray = torch.tensor([0, *_gray_ab()])[:, None]
-    f = _f_from_lab((planes + gray * planes[0])[:, None])[:, 0]
-    share = _find_share(f)
-    fitted = [planes[:1], *(planes[1:] * share)[:, None]]
-    return _to_levels([plane.numpy() for plane in fitted], _xyz_from_f(f[1:2]).numpy(), dtype, None)[0]
 
 
 def normalize_l(l: Tensor) -> Tensor:

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.coloring.hints import Hint, mark
+from utils.coloring.recolor import fit_levels, recolor
 from utils.images import MAX_ASPECT, Picture, resize
-from utils.lab import denormalize_ab, fit_levels, lightness, normalize_l, recolor
+from utils.lab import denormalize_ab, lightness, normalize_l
 from utils.run import autocast
 
 GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
-STRIP_PIXELS = 2**15  # merged at a time: what the steps hand over stays in the cache
+STRIP_PIXELS = 2**16  # merged at a time: what the steps hand over stays in the cache, and there are few of them
 FITTED_PIXELS = 2**16  # of colors outside sRGB, fitted to it together
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
@@ -88,12 +89,11 @@ def predict_ab(
     return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
-def _resize_bilinear(planes: Tensor, height: int, width: int) -> np.ndarray:
+def _resize_bilinear(planes: Tensor, height: int, width: int) -> list[np.ndarray]:
     """Resize planes (2, h, w), antialiased where a side shrinks, which OpenCV cannot do but does not slow it down."""
     if height >= planes.shape[1] and width >= planes.shape[2]:
-        enlarged = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
-        return np.stack(enlarged)
-    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()
+        return [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
+    return [*F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()]
 
 
 def merge(
@@ -130,12 +130,12 @@ def merge(
 
 
 @torch.inference_mode()
-def _merge_band(rgb: np.ndarray, narrow_ab: np.ndarray, colored: np.ndarray, band: range) -> None:
+def _merge_band(rgb: np.ndarray, narrow_ab: Sequence[np.ndarray], colored: np.ndarray, band: range) -> None:
     """Merge some rows of a picture.
 
     Args:
         rgb: (H, W, 3), of the input.
-        narrow_ab: (2, H, w), float32, in CIELAB units.
+        narrow_ab: two planes (H, w), float32, in CIELAB units.
         colored: (H, W, 3), to be filled; may be `rgb`.
         band: the first row of each strip.
     """
@@ -144,14 +144,16 @@ def _merge_band(rgb: np.ndarray, narrow_ab: np.ndarray, colored: np.ndarray, ban
     outside: list[tuple[np.ndarray, np.ndarray]] = []  # indices into H * W, and L, a and b (3, M)
     for top in band:
         strip = slice(top, min(top + band.step, band.stop))
-        strip_ab = [cv2.resize(plane[strip], (width, strip.stop - top)) for plane in narrow_ab]
+        start = max(0, min(top, strip.stop - 2))  # OpenCV is less exact where there is a single row
+        strip_ab = [cv2.resize(plane[start : strip.stop], (width, strip.stop - start)) for plane in narrow_ab]
+        strip_ab = [plane[top - start :] for plane in strip_ab]  # (rows, W)
         _, indices, lab = recolor(rgb[strip], strip_ab, colored[strip])
         if len(indices):
             outside.append((indices + top * width, lab))
         # Many together: each of `fit_levels`' many small steps has a price of its own.
         if outside and (strip.stop == band.stop or sum(len(found) for found, _ in outside) >= FITTED_PIXELS):
             indices, lab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
-            np.put(pixels, indices, fit_levels(lab, rgb.dtype).view(pixels.dtype))
+            pixels.flat[indices] = fit_levels(lab, rgb.dtype).view(pixels.dtype)
             outside = []
 
 
