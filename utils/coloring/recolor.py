@@ -59,11 +59,12 @@ def _to_levels(lab: Sequence[np.ndarray], y: np.ndarray, dtype: np.dtype, out: n
         # f(Y) + (plane + gray * L) / scale, where f(Y) is (L + 16) / 116
         f = cv2.addWeighted(lab[0], 1 / 116 + gray / scale, plane, 1 / scale, 16 / 116)
         above, below = _split(f, F_KNEE)
-        xz.append(cv2.addWeighted(above * above * above, 1, below, 1 / F_SLOPE, -F_KNEE / F_SLOPE))
+        cube = cv2.multiply(cv2.multiply(above, above), above, above)
+        xz.append(cv2.addWeighted(cube, 1, below, 1 / F_SLOPE, -F_KNEE / F_SLOPE, cube))
     linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), RGB_FROM_WHITE_XYZ)  # (H, W, 3)
     above, below = _split(linear, SRGB_KNEE)
     power, line, offset = (65535 * factor for factor in (1.055, SRGB_SLOPE, -0.055 - SRGB_SLOPE * SRGB_KNEE))
-    return cv2.addWeighted(cv2.pow(above, 1 / 2.4), power, below, line, offset, out, dtype=cv2.CV_16U)
+    return cv2.addWeighted(cv2.pow(above, 1 / 2.4, above), power, below, line, offset, out, dtype=cv2.CV_16U)
 
 
 def recolor(
@@ -85,7 +86,7 @@ def recolor(
     y = cv2.transform(linear, Y_FROM_RGB)  # (H, W)
     above, below = _split(y, XYZ_KNEE)
     line = 116 * F_SLOPE  # of 116 * f(Y) - 16
-    lab = [cv2.addWeighted(cv2.pow(above, 1 / 3), 116, below, line, -16 - line * XYZ_KNEE), *ab]
+    lab = [cv2.addWeighted(cv2.pow(above, 1 / 3, above), 116, below, line, -16 - line * XYZ_KNEE, above), *ab]
     levels = _to_levels(lab, y, rgb.dtype, out)
     outside = np.flatnonzero(cv2.inRange(levels, (1,) * 3, (np.iinfo(rgb.dtype).max - 1,) * 3) == 0)
     return levels, outside, np.stack([plane.take(outside) for plane in lab])
