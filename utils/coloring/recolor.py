@@ -36,7 +36,7 @@ def _gray_ab() -> tuple[float, float]:
 
 
 def _split(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
-    """Hold values above a knee, and below it; torch's clamp is three times as fast as `np.maximum`."""
+    """Hold values above a knee, and hold them below it; torch's clamp is three times as fast as `np.maximum`."""
     return torch.from_numpy(values).clamp(min=knee).numpy(), cv2.threshold(values, knee, 0, cv2.THRESH_TRUNC)[1]
 
 
