@@ -113,8 +113,8 @@ def _decode(file: Image.Image, data: bytes, at_least: int | None) -> np.ndarray:
                 flags = reduced | cv2.IMREAD_IGNORE_ORIENTATION
         return _turn_upright(_decode_with_opencv(data, flags), _orientation(file))
     if file.format == "PNG" and data[24] == 16:  # IHDR's bit depth
-        file.load()  # raises where the file is cut short: libpng would print it
-        pixels = _turn_upright(_decode_with_opencv(data), _orientation(file))
+        orientation = _check_png(data)
+        pixels = _turn_upright(_decode_with_opencv(data), orientation)
         if pixels.ndim == 2 and "transparency" in file.info:  # OpenCV drops the transparent level of 16-bit gray
             opaque = np.where(pixels == file.info["transparency"], 0, 65535).astype(np.uint16)
             pixels = np.dstack([pixels, pixels, pixels, opaque])
@@ -127,6 +127,16 @@ def _decode(file: Image.Image, data: bytes, at_least: int | None) -> np.ndarray:
     has_alpha = file.has_transparency_data
     pixels = np.array(file.convert("RGBA" if has_alpha else "RGB"))  # a copy: Pillow's own is read-only
     return _turn_upright(pixels, _orientation(file))  # after decoding: Pillow itself turns TIFF, and then says 1
+
+
+def _check_png(data: bytes) -> int:
+    """Raise where a PNG is cut short, which libpng would print; gives its EXIF orientation.
+
+    Pillow's pixels, at 4 bytes each, have left the memory when this returns.
+    """
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as file:
+        file.load()
+        return _orientation(file)
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

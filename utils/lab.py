@@ -33,16 +33,19 @@ _XYZ_FROM_RGB = torch.tensor(
 )
 _WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)  # D65, 2 degrees
 _WHITE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
-_Y_FROM_RGB = _WHITE_XYZ_FROM_RGB[1:2].numpy()
-_RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB)
-_LOWEST_Z = -16 / 116 / 7.787  # skimage stops f(Z) at 0
+Y_FROM_RGB = _WHITE_XYZ_FROM_RGB[1:2].numpy()
+RGB_FROM_WHITE_XYZ = torch.linalg.inv(_WHITE_XYZ_FROM_RGB).numpy()
+_FROM_X, _FROM_Y, _FROM_Z = RGB_FROM_WHITE_XYZ.astype(np.float32).T[..., None]  # (3, 1) each
+XYZ_KNEE, F_KNEE, F_SLOPE = 0.008856, 0.2068966, 7.787  # below them f is a line, F_SLOPE * XYZ + 16 / 116
+SRGB_KNEE, SRGB_SLOPE = 0.0031308, 12.92  # of linear intensity, below which sRGB is a line
+_LOWEST_Z = -16 / 116 / F_SLOPE  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
-_LINEAR_LOW, _LINEAR_HIGH = -1e-4 / 12.92, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
-_STEPS = 65535  # of linear intensities, for levels of 8 bits
-_SURELY_LOW, _SURELY_HIGH = _LINEAR_LOW / 2, (1 + _LINEAR_HIGH) / 2  # between these whatever float32 has rounded
+_LINEAR_LOW, _LINEAR_HIGH = -1e-4 / SRGB_SLOPE, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
+_SHARE_OFF = 0.75 * 2**-8  # for shares within 2**-8 of the largest: the search may end by an estimate
+_NEWTON_STEPS, _MOST_STEPS = 6, 15  # of the search; each of the last 9 halves what is left
 
 
-def _mix(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+def _mix(matrix: Tensor | np.ndarray, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Multiply three planes (..., H, W) by a 3x3 matrix and stack them, (..., 3, H, W)."""
     return torch.stack([(i * x).add_(y, alpha=j).add_(z, alpha=k) for i, j, k in matrix.tolist()], dim=-3)
 
@@ -57,18 +60,19 @@ def _linear_from_srgb(rgb: Tensor) -> Tensor:
 
 
 def _srgb_from_linear(linear: Tensor) -> Tensor:
-    above = linear.clamp(min=0.0031308)
-    return 1.055 * above ** (1 / 2.4) - 0.055 + 12.92 * (linear - above)
+    above = linear.clamp(min=SRGB_KNEE)
+    return 1.055 * above ** (1 / 2.4) - 0.055 + SRGB_SLOPE * (linear - above)
 
 
 def _f_from_xyz(xyz: Tensor) -> Tensor:
-    above = xyz.clamp(min=0.008856)
-    return above ** (1 / 3) + 7.787 * (xyz - above)
+    above = xyz.clamp(min=XYZ_KNEE)
+    return above ** (1 / 3) + F_SLOPE * (xyz - above)
 
 
-def _xyz_from_f(f: Tensor) -> Tensor:
-    above = f.clamp(min=0.2068966)
-    return above**3 + (f - above) / 7.787
+def xyz_from_f(f: Tensor) -> Tensor:
+    """Give X, Y or Z, as shares of white's, of CIELAB's f of it; any shape."""
+    above = f.clamp(min=F_KNEE)
+    return above**3 + (f - above) / F_SLOPE
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 @functools.cache
-def _linear_levels(dtype: np.dtype) -> np.ndarray:
+def linear_levels(dtype: np.dtype) -> np.ndarray:
     """Give the linear intensity of each level of 8 or 16 bit, float32 in [0, 1]."""
     highest = np.iinfo(dtype).max
     return _linear_from_srgb(torch.arange(highest + 1) / highest).numpy()
@@ -102,8 +106,8 @@ def lightness(rgb: np.ndarray) -> Tensor:
     Returns:
         (1, H, W), float32, in [0, 100], on the CPU.
     """
-    linear = _linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
-    y = cv2.transform(linear, _Y_FROM_RGB)  # (H, W)
+    linear = linear_levels(rgb.dtype).take(rgb, mode="clip")  # every level is in range: "clip" skips the check
+    y = cv2.transform(linear, Y_FROM_RGB)  # (H, W)
     return 116 * _f_from_xyz(torch.from_numpy(y)[None]) - 16
 
 
@@ -115,8 +119,8 @@ def _f_from_lab(lab: Tensor) -> Tensor:
 
 def _linear_from_f(f: Tensor) -> Tensor:
     """Convert to linear RGB, which is outside [0, 1] where sRGB cannot show the color."""
-    x, y, z = _xyz_from_f(f).unbind(-3)
-    return _mix(_RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
+    x, y, z = xyz_from_f(f).unbind(-3)
+    return _mix(RGB_FROM_WHITE_XYZ, x, y, z.clamp(min=_LOWEST_Z))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -132,102 +136,85 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         return _srgb_from_linear(_linear_from_f(_f_from_lab(lab.float()))).clamp(0, 1)
 
 
-def fit_gamut(lab: Tensor, steps: int = 8) -> Tensor:
+def _find_room(linear: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Tell how far a share may grow until a channel of linear RGB reaches its bound, if it goes on as it does.
+
+    Takes the channels (3, M), or a gray (M,), and how fast they grow (3, M); gives (M,).
+    """
+    per_slope = 1 / (slope + 1e-30)  # finite where a slope is 0
+    # What grows has the upper bound to reach, everything else the lower.
+    room = (_LINEAR_LOW - linear) * per_slope + (_LINEAR_HIGH - _LINEAR_LOW) * np.maximum(per_slope, 0)
+    return room.min(axis=0)
+
+
+def find_share(gray: np.ndarray, chroma_x: np.ndarray, chroma_z: np.ndarray) -> np.ndarray:
+    """Find the largest share of a color's chroma that sRGB shows, to within 2**-8 and never above it.
+
+    Newton's method on each channel of linear RGB, from gray on, always between a share that is shown and one that is
+    not; what it does not find soon is found by halving. NumPy takes half of torch's time for it.
+
+    Args:
+        gray: (M,), float32, f(Y), which does not depend on the share.
+        chroma_x: (M,), f(X) - f(Y) of the color, in which f is linear.
+        chroma_z: (M,), f(Z) - f(Y).
+
+    Returns:
+        (M,), float32, in [0, 1].
+    """
+
+    def grow(chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give X or Z at the share, and its slope."""
+        f = share * chroma + gray
+        above = np.maximum(f, F_KNEE)
+        squared = above * above
+        return squared * above + (f - above) / F_SLOPE, 3 * squared * chroma
+
+    low, high, share = np.zeros_like(gray), np.ones_like(gray), np.zeros_like(gray)
+    y = xyz_from_f(torch.from_numpy(gray)).numpy()
+    (_, slope_x), (_, slope_z) = grow(chroma_x), grow(chroma_z)
+    share = np.minimum(_find_room(y, _FROM_X * slope_x + _FROM_Z * slope_z), 1)
+    shares, left = low, np.arange(len(gray))
+    for step in range(_MOST_STEPS):
+        (x, slope_x), (z, slope_z) = grow(chroma_x), grow(chroma_z)
+        linear = _FROM_X * x + _FROM_Y * y + _FROM_Z * z  # (3, M)
+        shown = (linear.min(axis=0) > _LINEAR_LOW) & (linear.max(axis=0) < _LINEAR_HIGH)
+        room = _find_room(linear, _FROM_X * slope_x + _FROM_Z * slope_z)
+        np.copyto(low, share, where=shown)
+        np.copyto(high, share, where=~shown)
+        shares[left] = low
+        kept = np.flatnonzero((high - low > _SHARE_OFF) & ~(shown & (room <= _SHARE_OFF)))
+        if not len(kept):
+            break
+        if step < _NEWTON_STEPS:  # a little less than what fits, so that it is shown
+            share = np.minimum(np.maximum(share + room - _SHARE_OFF / 2, low), high - _SHARE_OFF / 2)
+        else:
+            share = (low + high) / 2
+        left = left[kept]
+        y, gray, chroma_x, chroma_z = (values.take(kept) for values in (y, gray, chroma_x, chroma_z))
+        low, high, share = (values.take(kept) for values in (low, high, share))
+    return shares
+
+
+def fit_gamut(lab: Tensor) -> Tensor:
     """Move colors that sRGB cannot show toward gray, at constant L and hue, until it can.
 
-    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. Bisection on the
-    chroma finds the largest share that fits to within 2**-steps.
+    Clipping channel by channel, as `lab_to_rgb` does, changes the lightness; this keeps it. See `find_share`.
 
     Args:
         lab: (..., 3, H, W), float: L in [0, 100], ab in CIELAB units.
-        steps: halvings of the chroma interval.
 
     Returns:
         (..., 3, H, W), float32. Colors inside the gamut are returned unchanged.
     """
     planes = lab.float().movedim(-3, 0)  # (3, ..., H, W)
     fitted = planes.reshape(3, 1, -1).clone()  # (3, 1, N)
-
-    def is_shown(linear: Tensor) -> Tensor:  # (3, M) -> (M,)
-        r, g, b = linear
-        low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
-        return (low > _LINEAR_LOW) & (high < _LINEAR_HIGH)
-
     f = _f_from_lab(fitted)
-    outside = (~is_shown(_linear_from_f(f)[:, 0])).nonzero()[:, 0]
-    f = f[:, 0, outside]  # (3, M)
-    gray, chroma = f[1], f[::2] - f[1]  # f is linear in ab, and Y does not depend on it
-    from_x, from_y, from_z = _RGB_FROM_WHITE_XYZ.to(f).T[..., None]  # (3, 1) each
-    of_y, share = from_y * _xyz_from_f(gray), torch.zeros_like(gray)
-    for half in (0.5 ** (1 + step) for step in range(steps)):
-        x, z = _xyz_from_f(torch.addcmul(gray, share + half, chroma))
-        linear = torch.addcmul(of_y, from_x, x).addcmul_(from_z, z.clamp(min=_LOWEST_Z))
-        share += half * is_shown(linear)
-    fitted[1:, :, outside] *= share
+    linear = _linear_from_f(f)[:, 0]
+    outside = ((linear.amin(0) <= _LINEAR_LOW) | (linear.amax(0) >= _LINEAR_HIGH)).nonzero()[:, 0]
+    x, gray, z = f[:, 0, outside].detach().cpu()
+    share = find_share(gray.numpy(), (x - gray).numpy(), (z - gray).numpy())
+    fitted[1:, :, outside] *= torch.from_numpy(share).to(fitted.device)
     return fitted.reshape(planes.shape).movedim(0, -3)
-
-
-@functools.cache
-def _levels_of_linear() -> np.ndarray:
-    """Give the level of 8 bits of each step of linear intensity; 20 steps are one level at black, more elsewhere."""
-    return to_uint8(_srgb_from_linear(torch.arange(_STEPS + 1) / _STEPS)).numpy()
-
-
-def _parts(values: np.ndarray, knee: float) -> tuple[np.ndarray, np.ndarray]:
-    above = torch.from_numpy(values).clamp(min=knee).numpy()  # three times as fast as `np.maximum`
-    return above, values - above
-
-
-@functools.cache
-def _gray_ab() -> tuple[float, float]:
-    """Give the ab of gray, for each unit of L: `rgb_to_lab`'s is slightly off 0, as skimage's is."""
-    a, b = (rgb_to_lab(torch.ones(3, 1, 1))[1:, 0, 0] / 100).tolist()
-    return a, b
-
-
-def recolor(rgb: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give an image other ab and leave it its L, where sRGB can show the color.
-
-    Equal to `recolor_fitted` there but for float rounding, and fast: Y comes from the image instead of from its L.
-
-    Args:
-        rgb: (H, W, 3), uint8 or uint16; fastest when what is computed from it stays in the processor's cache.
-        ab: (2, H, W), float32, in CIELAB units; 0 is gray.
-
-    Returns:
-        (H, W, 3), of the type of `rgb`, and the indices into H * W of the colors that sRGB cannot show, or hardly.
-    """
-    highest, table, is_8_bit = np.iinfo(rgb.dtype).max, _linear_levels(rgb.dtype), rgb.dtype == np.uint8
-    y = cv2.transform(cv2.LUT(rgb, table) if is_8_bit else table.take(rgb, mode="clip"), _Y_FROM_RGB)  # (H, W)
-    above, below = _parts(y, 0.008856)
-    fy, xz = cv2.scaleAdd(below, 7.787, cv2.pow(above, 1 / 3)), []
-    for plane, gray, scale in zip(ab, _gray_ab(), (500, -200), strict=True):
-        # f(Y) + (plane + gray * L) / scale, where L is 116 * f(Y) - 16
-        f = cv2.addWeighted(fy, 1 + 116 * gray / scale, plane, 1 / scale, -16 * gray / scale)
-        above, below = _parts(f, 0.2068966)
-        xz.append(cv2.scaleAdd(below, 1 / 7.787, above * above * above))
-    linear = cv2.transform(cv2.merge([xz[0], y, xz[1]]), _RGB_FROM_WHITE_XYZ.numpy())  # (H, W, 3)
-    outside = np.empty(0, np.intp)
-    if linear.min() < _SURELY_LOW or linear.max() > _SURELY_HIGH:
-        outside = np.flatnonzero(cv2.inRange(linear, (_SURELY_LOW,) * 3, (_SURELY_HIGH,) * 3) == 0)
-    if is_8_bit:
-        steps: np.ndarray = cv2.addWeighted(linear, _STEPS, linear, 0, 0, dtype=cv2.CV_16U)  # rounds and clips
-        return _levels_of_linear().take(steps, mode="clip"), outside
-    above, below = _parts(linear, 0.0031308)
-    scales = 1.055 * highest, 12.92 * highest, -0.055 * highest
-    levels = cv2.addWeighted(cv2.pow(above, 1 / 2.4), scales[0], below, scales[1], scales[2], dtype=cv2.CV_16U)
-    return levels, outside
-
-
-def recolor_fitted(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """Give an image other ab and leave it its L; `fit_gamut` moves what sRGB cannot show toward gray.
-
-    Takes what `recolor` takes, and gives (H, W, 3), of the type of `rgb`.
-    """
-    l = lightness(rgb)  # (1, H, W)
-    gray_ab = torch.tensor(_gray_ab())[:, None, None]
-    fitted = lab_to_rgb(fit_gamut(torch.cat([l, torch.from_numpy(ab) + gray_ab * l])))  # (3, H, W)
-    return np.rint((fitted * np.iinfo(rgb.dtype).max).permute(1, 2, 0).numpy()).astype(rgb.dtype)
 
 
 def normalize_l(l: Tensor) -> Tensor:

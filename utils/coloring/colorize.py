@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.coloring.hints import Hint, mark
+from utils.coloring.recolor import fit_levels, recolor
 from utils.images import MAX_ASPECT, Picture, resize
-from utils.lab import denormalize_ab, lightness, normalize_l, recolor, recolor_fitted
+from utils.lab import denormalize_ab, lightness, normalize_l
 from utils.run import autocast
 
 GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
-STRIP_PIXELS = 2**15  # merged at a time: what the steps hand over stays in the cache
+STRIP_PIXELS = 2**16  # merged at a time: what the steps hand over stays in the cache, and there are few of them
 FITTED_PIXELS = 2**16  # of colors outside sRGB, fitted to it together
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
@@ -88,12 +89,11 @@ def predict_ab(
     return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
-def _resize_bilinear(planes: Tensor, height: int, width: int) -> np.ndarray:
+def _resize_bilinear(planes: Tensor, height: int, width: int) -> list[np.ndarray]:
     """Resize planes (2, h, w), antialiased where a side shrinks, which OpenCV cannot do but does not slow it down."""
     if height >= planes.shape[1] and width >= planes.shape[2]:
-        enlarged = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
-        return np.stack(enlarged)
-    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()
+        return [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes.numpy()]
+    return [*F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].numpy()]
 
 
 def merge(
@@ -116,52 +116,44 @@ def merge(
         A picture of the input's size, bit depth and alpha.
     """
     height, width = picture.rgb.shape[:2]
-    small = (min(ab.shape[1], height), width)  # the height is enlarged strip by strip
-    small_ab = _resize_bilinear(denormalize_ab(ab), *small)
+    narrow_ab = _resize_bilinear(denormalize_ab(ab), height, min(ab.shape[2], width))  # widened strip by strip
     colored = np.empty_like(picture.rgb, order="C") if out is None else out
     rows = max(1, strip_pixels // width)
     step = rows * -(-height // (rows * threads))
     bands = [range(top, min(top + step, height), rows) for top in range(0, height, step)]
     if len(bands) == 1:
-        _merge_band(picture.rgb, small_ab, colored, bands[0])
+        _merge_band(picture.rgb, narrow_ab, colored, bands[0])
     else:
         with ThreadPoolExecutor(len(bands), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(lambda band: _merge_band(picture.rgb, small_ab, colored, band), bands))
+            list(pool.map(lambda band: _merge_band(picture.rgb, narrow_ab, colored, band), bands))
     return Picture(colored, picture.alpha)
 
 
 @torch.inference_mode()
-def _merge_band(rgb: np.ndarray, small_ab: np.ndarray, colored: np.ndarray, band: range) -> None:
+def _merge_band(rgb: np.ndarray, narrow_ab: Sequence[np.ndarray], colored: np.ndarray, band: range) -> None:
     """Merge some rows of a picture.
 
     Args:
         rgb: (H, W, 3), of the input.
-        small_ab: (2, h, W), in CIELAB units.
+        narrow_ab: two planes (H, w), float32, in CIELAB units.
         colored: (H, W, 3), to be filled; may be `rgb`.
         band: the first row of each strip.
     """
-    height, width = rgb.shape[:2]
-    source = (np.arange(height, dtype=np.float32) + 0.5) * (small_ab.shape[1] / height) - 0.5
-    source = source.clip(0, small_ab.shape[1] - 1)
-    above = source.astype(np.intp)
-    below = np.minimum(above + 1, small_ab.shape[1] - 1)
-    weight = (source - above).astype(np.float32)[:, None]  # (H, 1)
-    outside: list[tuple[np.ndarray, ...]] = []  # their rows and columns, levels (M, 3), and ab (2, M)
+    width = rgb.shape[1]
+    pixels = colored.view(f"V{3 * colored.itemsize}")[:, :, 0]  # three levels in one
+    outside: list[tuple[np.ndarray, np.ndarray]] = []  # indices into H * W, and L, a and b (3, M)
     for top in band:
         strip = slice(top, min(top + band.step, band.stop))
-        upper, strip_ab = (small_ab.take(row[strip], axis=1) for row in (above, below))  # (2, rows, W)
-        strip_ab -= upper
-        strip_ab *= weight[strip]
-        strip_ab += upper
-        merged, indices = recolor(rgb[strip], strip_ab)
+        start = max(0, min(top, strip.stop - 2))  # OpenCV is less exact where there is a single row
+        strip_ab = [cv2.resize(plane[start : strip.stop], (width, strip.stop - start)) for plane in narrow_ab]
+        strip_ab = [plane[top - start :] for plane in strip_ab]  # (rows, W)
+        _, indices, lab = recolor(rgb[strip], strip_ab, colored[strip])
         if len(indices):
-            row, column = np.divmod(indices, width)
-            outside.append((row + top, column, rgb[strip][row, column].T, strip_ab.reshape(2, -1)[:, indices]))
-        colored[strip] = merged
-        # Many together: each of `fit_gamut`'s many small steps has a price of its own.
-        if outside and (strip.stop == band.stop or sum(len(row) for row, *_ in outside) >= FITTED_PIXELS):
-            row, column, levels, fitted_ab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
-            colored[row, column] = recolor_fitted(levels.T[None], fitted_ab[:, None])[0]
+            outside.append((indices + top * width, lab))
+        # Many together: each of `fit_levels`' many small steps has a price of its own.
+        if outside and (strip.stop == band.stop or sum(len(found) for found, _ in outside) >= FITTED_PIXELS):
+            indices, lab = (np.concatenate(parts, axis=-1) for parts in zip(*outside, strict=True))
+            pixels.flat[indices] = fit_levels(lab, rgb.dtype).view(pixels.dtype)
             outside = []
 
 
