@@ -31,7 +31,7 @@ demo: .venv/installed
 	cd demo && $(DEMO)/cache_lab.py --load-size 108 --images-dir data/coco/train2017
 	cd demo && $(DEMO)/train_lab.py $(TINY) --disc-width 32
 	cd demo && $(DEMO)/train_lab_finetune.py $(TINY)
-	cd demo && $(DEMO)/train_vgg.py $(TINY) --vgg-weights imagenet-or-stand-in
+	cd demo && $(DEMO)/train_vgg.py $(TINY) --vgg-weights lite2 --lambda-vgg 2
 	cd demo && $(DEMO)/infer_lab.py data/coco/val2017 --compare
 	cd demo && $(DEMO)/calculate_metrics.py --inception-weights download-or-stand-in --lpips-weights download-or-stand-in
 	@echo "The report is demo/evaluation/report.html, the comparison figure demo/evaluation/comparison.png."

@@ -206,7 +206,7 @@ class VGGConfig(TrainingConfig):
     """Weight of the perceptual loss."""
     vgg_weights: str = "imagenet"
     """imagenet (torchvision's download), a file with such weights, lite2 (EfficientNet-Lite2's features instead),
-    stand-in (random), or imagenet-or-stand-in."""
+    or stand-in (random)."""
     sample_every: int = 1
     save_every: int = 1
 

@@ -3,10 +3,10 @@
     python train_vgg.py
 
 Reads checkpoints_finetune/G_finetune_epoch_04.pt and D_finetune_epoch_04.pt (from train_lab_finetune.py), VGG16's
-ImageNet weights, and all of train2017, or its cache, without the images that filter.py found gray or broken. Writes
-checkpoints_finetune/G_ft_fromE4_vgg_epoch_NN.pt and its D (E4: the epoch it started from), and to
-checkpoints_finetune/vgg/: best.pt, last.pt (the same command resumes from it), log.jsonl, losses.png, samples/ and
-tensorboard/.
+ImageNet weights (with --vgg-weights lite2, EfficientNet-Lite2's), and all of train2017, or its cache, without the
+images that filter.py found gray or broken. Writes checkpoints_finetune/G_ft_fromE4_vgg_epoch_NN.pt and its D (E4: the
+epoch it started from), and to checkpoints_finetune/vgg/: best.pt, last.pt (the same command resumes from it),
+log.jsonl, losses.png, samples/ and tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
 arXiv:1611.07004, with the perceptual loss of Johnson, Alahi and Fei-Fei 2016, arXiv:1603.08155.

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from encoder_lab import EfficientNetLite
-from utils import run
 from utils.files import read_tensors
 from utils.lab import network_to_rgb
 from utils.run import UserError
@@ -43,8 +42,7 @@ class VGGLoss(nn.Module):
 
     Args:
         weights: "imagenet" (torchvision's download with its hash check), a file with torchvision's VGG16 state
-            dict, "stand-in" (fixed-seed random weights, for machines that cannot fetch the real ones), or
-            "imagenet-or-stand-in" (random weights only if the download fails, and one line says so).
+            dict, or "stand-in" (fixed-seed random weights).
 
     Raises:
         UserError: the weights are missing, cannot be fetched, or are not VGG16's.
@@ -61,8 +59,6 @@ class VGGLoss(nn.Module):
         with torch.device("meta"):
             features = vgg16(weights=None).features[: max(VGG_LAYERS) + 1]
         self.features = features.to_empty(device="cpu").eval()
-        if weights == "imagenet-or-stand-in":
-            weights = _imagenet_or_stand_in()
         self.label = weights if weights in ("imagenet", "stand-in") else Path(weights).name
         if weights == "stand-in":
             generator = torch.Generator().manual_seed(_STAND_IN_SEED)
@@ -147,15 +143,6 @@ class LiteLoss(nn.Module):
 def perceptual_loss(weights: str) -> VGGLoss | LiteLoss:
     """Make the perceptual loss of `--vgg-weights`: `LiteLoss` for "lite2", else `VGGLoss`."""
     return LiteLoss() if weights == LITE else VGGLoss(weights)
-
-
-def _imagenet_or_stand_in() -> str:
-    try:
-        _read_vgg_weights("imagenet")
-    except UserError as error:
-        run.say(f"VGG16 is a random stand-in here: {error}")
-        return "stand-in"
-    return "imagenet"
 
 
 def _read_vgg_weights(weights: str) -> dict[str, Tensor]:
