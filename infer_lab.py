@@ -125,7 +125,7 @@ def infer(cfg: InferConfig) -> None:
     if hints and not takes_hints(generator):
         raise UserError(f"{checkpoint}: takes no hints; leave --hints out, or name a G_*.pt file")
     img_size = cfg.img_size or working_size(info)
-    vgg = f", VGG16 {info['vgg']}" if info.get("vgg") else ""
+    vgg = f", perceptual loss: {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     hold(cfg.output_dir)
     if is_video:
