@@ -314,12 +314,13 @@ def wait_for_another(page: sync_api.Page, earlier: str) -> str:
 
 
 def save(page: sync_api.Page, button: str, folder: Path) -> Path:
-    """Press a download button, again if it still pointed to the result before, which is deleted."""
+    """Press a download button, again as long as it points to an earlier result than the one that is shown."""
     page.wait_for_selector(f"{button}:not([disabled])")
     for _ in range(20):
         with page.expect_download() as download:
             page.click(button)
-        if download.value.failure() is None:
+        result = after(page).rpartition("/")[0]
+        if download.value.failure() is None and (button == "#archive" or result in download.value.url):
             break
         page.wait_for_timeout(200)
     path = folder / download.value.suggested_filename
