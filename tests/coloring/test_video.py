@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.films import flicker, measure_films
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.colorize import prepare
 from utils.coloring.exported import open_generator
-from utils.coloring.video import ChromaSmoother, Link, color_frames, color_video, find_motion, link_frames, move
+from utils.coloring.film import Film
+from utils.coloring.video import ChromaSmoother, Link, color_frames, color_video, link_frames, move
 from utils.data.sample_set import load_photo
 from utils.images import Picture
 from utils.lab import lightness, rgb_to_lab
@@ -32,18 +34,6 @@ def pan(frames: int, side: int = 160, step: int = 3) -> list[np.ndarray]:
     """Move a window over a photograph, (side, side, 3) uint8, gray."""
     photo = cv2.cvtColor(cv2.cvtColor(load_photo("coffee"), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return [np.ascontiguousarray(photo[60 : 60 + side, x : x + side]) for x in range(40, 40 + frames * step, step)]
-
-
-def flicker(frames: list[np.ndarray]) -> float:
-    """Give the mean absolute difference of ab between neighbors, moved onto each other by their optical flow."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    labs = [rgb_to_lab(torch.from_numpy(frame).permute(2, 0, 1) / 255).permute(1, 2, 0).numpy() for frame in frames]
-    differences = []
-    for earlier, now in itertools.pairwise(labs):
-        moved = move(earlier, find_motion(flow, earlier[:, :, 0], now[:, :, 0]))
-        inner = slice(12, -12)  # what came into view at the border has no earlier color
-        differences.append(np.abs(moved - now)[inner, inner, 1:].mean())
-    return float(np.mean(differences))
 
 
 def test_color_frames_halves_the_flicker_of_a_pan_and_keeps_the_lightness() -> None:
@@ -274,3 +264,11 @@ def test_infer_colors_a_clip(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "colored 3 frames" in done.stdout
     assert (tmp_path / "outputs" / "\udcff: 1.mp4").stat().st_size > 1000
+
+
+def test_measure_films_gives_a_row_of_each_way_to_color_a_clip(tmp_path: Path) -> None:
+    rows = measure_films(tmp_path, CPU, [((64, 48), (1, 2))], 4)
+    assert [row.part for row in rows] == ["film of 64 x 48, every 1", "film of 64 x 48, every 2"]
+    assert all(row.ours > 0 and "flicker" in row.note for row in rows)
+    with Film(tmp_path / "colored" / "48.mp4", 64 * 48, 1) as film:
+        assert len(list(film)) == 4 and film.copied
