@@ -1,4 +1,4 @@
-"""Films: how fast whole processes color a clip of which the network sees every Nth frame, and what its colors lose."""
+"""Films: the rate of whole processes whose network sees every Nth frame of a clip, and what becomes of the colors."""
 
 import itertools
 from collections.abc import Iterable, Sequence
