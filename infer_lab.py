@@ -77,13 +77,15 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     if not 1 <= cfg.crf <= 51:
         raise UserError(f"--crf {cfg.crf}: must be from 1 to 51")
+    if cfg.every < 1:
+        raise UserError(f"--every {cfg.every}: must be at least 1")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
     if output.exists() and output.samefile(cfg.input):
         raise UserError(f"{cfg.input}: would be overwritten; {MEND}")
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
-    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels, cfg.saturation, cfg.crf
+    limits = cfg.batch_size, cfg.num_workers, cfg.max_pixels, cfg.saturation, cfg.crf, cfg.every
     try:
         frames, remark = color_video(cfg.input, output, generator, img_size, device, dtype, *limits)
     except torch.OutOfMemoryError:

@@ -17,7 +17,7 @@ from typing import Literal
 import cv2
 import torch
 
-from benchmarks import processes, training
+from benchmarks import films, processes, training
 from benchmarks.measure import ROOT, Row, in_fresh_process, machine_name, make_main, markdown, matmul_rate, repeat
 from config import CORES, DEVICE
 from utils import run
@@ -25,7 +25,7 @@ from utils.data.sample_set import load_photo
 from utils.files import write_json
 from utils.images import resize
 
-Part = Literal["loading", "training", "folders", "memory", "export"]
+Part = Literal["loading", "training", "folders", "memory", "export", "films"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BenchmarkConfig:
     """Compare every part with the textbook loop."""
 
     images_dir: Path | None = None  # Folder of JPEGs of COCO's size; scikit-image's photographs when not given.
-    parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export")  # Which parts.
+    parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export", "films")  # Which parts.
     device: str = DEVICE  # cuda, mps or cpu.
     images: int = 160  # Images to color, score and load; fewer are repeated.
     turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
@@ -61,6 +61,7 @@ def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[
         "folders": lambda: processes.measure_folders(some, work, device, cfg.turns),
         "memory": lambda: processes.measure_memory(images, work, device),
         "export": lambda: processes.measure_export(work, 2 * cfg.turns + 1),
+        "films": lambda: films.measure_films(work, device),
     }
     for part in cfg.parts:
         run.say(f"{part} ...")

@@ -15,10 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.films import flicker, measure_films
 from config import DEFAULT_CHECKPOINT
+from utils.coloring.colorize import prepare
 from utils.coloring.exported import open_generator
-from utils.coloring.video import ChromaSmoother, color_frames, color_video, find_motion, link_frames, move
+from utils.coloring.film import Film
+from utils.coloring.video import ChromaSmoother, Link, color_frames, color_video, link_frames, move
 from utils.data.sample_set import load_photo
+from utils.images import Picture
 from utils.lab import lightness, rgb_to_lab
 from utils.training.checkpoints import working_size
 
@@ -30,18 +34,6 @@ def pan(frames: int, side: int = 160, step: int = 3) -> list[np.ndarray]:
     """Move a window over a photograph, (side, side, 3) uint8, gray."""
     photo = cv2.cvtColor(cv2.cvtColor(load_photo("coffee"), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return [np.ascontiguousarray(photo[60 : 60 + side, x : x + side]) for x in range(40, 40 + frames * step, step)]
-
-
-def flicker(frames: list[np.ndarray]) -> float:
-    """Give the mean absolute difference of ab between neighbors, moved onto each other by their optical flow."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    labs = [rgb_to_lab(torch.from_numpy(frame).permute(2, 0, 1) / 255).permute(1, 2, 0).numpy() for frame in frames]
-    differences = []
-    for earlier, now in itertools.pairwise(labs):
-        moved = move(earlier, find_motion(flow, earlier[:, :, 0], now[:, :, 0]))
-        inner = slice(12, -12)  # what came into view at the border has no earlier color
-        differences.append(np.abs(moved - now)[inner, inner, 1:].mean())
-    return float(np.mean(differences))
 
 
 def test_color_frames_halves_the_flicker_of_a_pan_and_keeps_the_lightness() -> None:
@@ -87,11 +79,42 @@ def test_color_frames_carries_no_color_over_a_cut(contrast: float, brightness: f
     assert flicker(smooth[:3]) + flicker(smooth[3:]) <= (flicker(alone[:3]) + flicker(alone[3:])) / 2
 
 
-def test_color_frames_does_not_depend_on_the_batches() -> None:
+@pytest.mark.parametrize("every", [1, 2])
+def test_color_frames_does_not_depend_on_the_batches(every: int) -> None:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
-    three, two = (list(color_frames(pan(5), generator, working_size(info), CPU, batch_size=n)) for n in (3, 2))
-    for a, b in zip(three, two, strict=True):
+    three, one = (  # frames at a time for each of the two threads, times `every`
+        list(color_frames(pan(7), generator, working_size(info), CPU, batch_size=n, every=every)) for n in (6, 2)
+    )
+    for a, b in zip(three, one, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_color_frames_shows_the_network_every_third_frame_and_the_first_of_a_scene() -> None:
+    seen = []
+
+    class Counts(Halves):
+        def forward(self, l: Tensor) -> Tensor:
+            seen.extend(l.mean(dim=(1, 2, 3)).tolist())
+            return super().forward(l)
+
+    clip = [*pan(5), *(255 - frame for frame in pan(4))]  # the second scene begins with frame 5
+    for batch_size in (2, 8):
+        seen.clear()
+        assert len(list(color_frames(clip, Counts(), 64, CPU, batch_size=batch_size, every=3))) == 9
+        looked_at = [prepare(Picture(clip[number], None), 64).mean().item() for number in (0, 3, 5, 6)]
+        np.testing.assert_allclose(sorted(seen), sorted(looked_at), atol=1e-5)
+
+
+@pytest.mark.parametrize("film", ["pan", "subject"])
+def test_color_frames_of_key_frames_flickers_no_more_and_looks_alike(film: str) -> None:
+    generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
+    clip = {"pan": pan, "subject": subject}[film](9)
+    each, fourth = (list(color_frames(clip, generator, working_size(info), CPU, every=every)) for every in (1, 4))
+    assert flicker(fourth) <= flicker(each)
+    labs = [
+        rgb_to_lab(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255)[:, 1:] for frames in (each, fourth)
+    ]
+    assert (labs[0] - labs[1])[:, 1:].abs().mean() < 1
 
 
 def noise(seed: int) -> Tensor:
@@ -104,6 +127,41 @@ def test_smoother_of_a_still_keeps_nine_tenths_of_what_was() -> None:
     torch.testing.assert_close(smooth(None, red), red)
     torch.testing.assert_close(smooth(still, blue), torch.full((2, 64, 64), 0.4))  # 0.9 * 0.5 - 0.1 * 0.5
     torch.testing.assert_close(smooth(still, blue), torch.full((2, 64, 64), 0.31))
+
+
+def test_smoother_of_each_frame_mixes_it_with_the_moved_frame_before_bit_for_bit() -> None:
+    planes = [prepare(Picture(frame, None), 96) for frame in pan(4)]
+    links = [None, *itertools.starmap(link_frames, itertools.pairwise(planes))]
+    random, smooth, earlier = np.random.default_rng(0), ChromaSmoother(0.9), np.zeros(0)
+    for link in links:
+        new = random.uniform(-1, 1, (96, 96, 2)).astype(np.float32)
+        mixed = smooth(link, torch.from_numpy(new).permute(2, 0, 1))
+        earlier = new if link is None else new + 0.9 * link.likeness[:, :, None] * (move(earlier, link.motion) - new)
+        np.testing.assert_array_equal(mixed.permute(1, 2, 0).numpy(), earlier)
+
+
+def test_smoother_trusts_what_came_a_long_way_less() -> None:
+    smooth = ChromaSmoother(memory=0.8)
+    red, blue = (torch.full((2, 8, 8), value) for value in (0.5, -0.5))
+    half = Link(np.zeros((8, 8, 2), np.float32), np.full((8, 8), 0.5, np.float32))
+    smooth(None, red)
+    torch.testing.assert_close(smooth(half, None), red)
+    torch.testing.assert_close(smooth(half, blue), torch.full((2, 8, 8), -0.3))  # a share of 0.8 * 0.5 * 0.5
+    torch.testing.assert_close(smooth(half, red), torch.full((2, 8, 8), 0.18))  # of 0.8 * 0.5: a key frame before
+
+
+def test_smoother_moves_color_and_trust_to_where_the_picture_went() -> None:
+    smooth = ChromaSmoother(memory=1 - 1e-6)
+    right = np.zeros((8, 8, 2), np.float32)
+    right[:, :, 0] = -2  # each pixel was two to the left
+    likeness = np.ones((8, 8), np.float32)
+    likeness[:, 3] = 0
+    columns = torch.arange(8.0).expand(2, 8, 8) / 10
+    smooth(None, columns)
+    smooth(Link(right, likeness), None)
+    mixed = smooth(Link(right, np.ones((8, 8), np.float32)), torch.full((2, 8, 8), -1.0))
+    expected = torch.tensor([0, 0, 0, 0, 0, -1, 0.2, 0.3]).expand(2, 8, 8)  # the border is repeated
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
 
 
 def test_link_frames_finds_none_across_a_cut() -> None:
@@ -189,6 +247,7 @@ def test_infer_refuses_what_is_no_clip_in_one_line_and_leaves_nothing(tmp_path: 
     refused = {"text.mp4": "no video", "clip.avi --compare": "--compare: not for a video"}
     refused["clip.avi --max-pixels 1000"] = "160x160: more than 1000 pixels"
     refused["clip.avi --crf 60"] = "--crf 60: must be from 1 to 51"
+    refused["clip.avi --every 0"] = "--every 0: must be at least 1"
     for arguments, line in refused.items():
         command = [sys.executable, ROOT / "infer_lab.py", *arguments.split(), "--device", "cpu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
@@ -205,3 +264,11 @@ def test_infer_colors_a_clip(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "colored 3 frames" in done.stdout
     assert (tmp_path / "outputs" / "\udcff: 1.mp4").stat().st_size > 1000
+
+
+def test_measure_films_gives_a_row_of_each_way_to_color_a_clip(tmp_path: Path) -> None:
+    rows = measure_films(tmp_path, CPU, [((64, 48), (1, 2))], 4)
+    assert [row.part for row in rows] == ["film of 64 x 48, every 1", "film of 64 x 48, every 2"]
+    assert all(row.ours > 0 and "flicker" in row.note for row in rows)
+    with Film(tmp_path / "colored" / "48.mp4", 64 * 48, 1) as film:
+        assert len(list(film)) == 4 and film.copied

@@ -3,7 +3,8 @@
 The network predicts each frame on its own, and its colors flicker. Here each frame's ab is mixed with that of the
 frame before, moved to where its pixels went (Lei and Chen 2019, arXiv:1908.01311, describe the problem; optical flow
 by Kroeger et al. 2016, arXiv:1603.03590, in OpenCV). Where the moved frame does not look like this one, only the new
-prediction counts. Every frame keeps its own lightness, up to the loss of the codec.
+prediction counts. Every frame keeps its own lightness, up to the loss of the codec. As the network is by far the
+dearest step, it may see only some of the frames, the key frames; the others take their colors along the motion.
 """
 
 from __future__ import annotations
@@ -68,31 +69,39 @@ def link_frames(earlier: Tensor, l: Tensor) -> Link | None:
 
 
 class ChromaSmoother:
-    """Mix each frame's ab with that of the frame before, along the motion.
+    """Mix the ab of each key frame with that of the frame before, along the motion, and carry it to the next one.
+
+    How far the carried color can be trusted goes along with it: the product of the likenesses on its way from the
+    last key frame.
 
     Args:
-        memory: largest share of the earlier frames, in [0, 1); 0 leaves every frame as it is.
+        memory: largest share of the earlier frames, in [0, 1); 0 leaves every key frame as it is.
     """
 
     def __init__(self, memory: float = MEMORY):
         self.memory = memory
         self.ab: np.ndarray
+        self.trust: np.ndarray
 
-    def __call__(self, link: Link | None, ab: Tensor) -> Tensor:
+    def __call__(self, link: Link | None, ab: Tensor | None) -> Tensor:
         """Smooth the next frame.
 
         Args:
             link: to the frame before, or None where there is none or it shows another scene.
-            ab: (2, h, w), in [-1, 1], what the network predicted.
+            ab: (2, h, w), in [-1, 1], what the network predicted; None where it has not seen the frame, which then
+                has a link.
 
         Returns:
             (2, h, w), in [-1, 1].
         """
-        new = ab.permute(1, 2, 0).numpy()
         if link is not None:
-            new = new + self.memory * link.likeness[:, :, None] * (move(self.ab, link.motion) - new)
-        self.ab = new
-        return torch.from_numpy(np.ascontiguousarray(new.transpose(2, 0, 1)))
+            self.ab = move(self.ab, link.motion)
+            self.trust = move(self.trust, link.motion) * link.likeness
+        if ab is not None:
+            new = ab.permute(1, 2, 0).numpy()
+            self.ab = new if link is None else new + self.memory * self.trust[:, :, None] * (self.ab - new)
+            self.trust = np.ones(new.shape[:2], np.float32)
+        return torch.from_numpy(np.ascontiguousarray(self.ab.transpose(2, 0, 1)))
 
 
 def find_motion(flow: cv2.DISOpticalFlow, earlier_l: np.ndarray, l: np.ndarray) -> np.ndarray:
@@ -127,7 +136,7 @@ def returning(there: np.ndarray, back: np.ndarray) -> float:
     return float((((there + back) ** 2).sum(axis=2) < 0.01 * length + 0.5).mean())
 
 
-Looked = tuple[list[Picture], list[Link | None], list[Tensor]]  # pictures, their links, and their ab
+Looked = tuple[list[Picture], list[Link | None], list[Tensor | None]]  # pictures, their links, and their ab
 
 
 def color_frames(
@@ -140,6 +149,7 @@ def color_frames(
     num_workers: int = 2,
     memory: float = MEMORY,
     saturation: float = 1.0,
+    every: int = 1,
 ) -> Iterator[np.ndarray]:
     """Color frames (H, W, 3), uint8 RGB, of one size, in order.
 
@@ -156,6 +166,8 @@ def color_frames(
         num_workers: threads.
         memory: see ChromaSmoother.
         saturation: factor on ab.
+        every: the network sees each frame whose number this divides, and each first one of a scene. As many times as
+            many frames are in memory.
     """
     on_cpu = device.type == "cpu"
     share = max(1, batch_size // num_workers) if on_cpu else batch_size
@@ -166,12 +178,18 @@ def color_frames(
         """Predict the colors of pictures, and link each to the one before; `earlier` has that before the first."""
         planes = [prepare(picture, img_size) for picture in (*earlier, *pictures)]
         links = [None] * (not earlier) + [link_frames(*pair) for pair in pairwise(planes)]
-        with gate:
-            return pictures, links, predict_ab(generator, planes[len(earlier) :], device, dtype)
+        keys = [number for number, link in enumerate(links) if link is None or number % every == 0]
+        predicted: list[Tensor | None] = [None] * len(pictures)
+        for some in (keys[first : first + share] for first in range(0, len(keys), share)):
+            with gate:
+                ab = predict_ab(generator, [planes[len(earlier) + number] for number in some], device, dtype)
+            for number, plane in zip(some, ab, strict=True):
+                predicted[number] = plane
+        return pictures, links, predicted
 
     def submit_all() -> Iterator[Future[Looked]]:
         earlier: list[Picture] = []
-        while pictures := [Picture(frame, None) for frame in islice(frames, share)]:
+        while pictures := [Picture(frame, None) for frame in islice(frames, share * every)]:
             yield pool.submit(look, pictures, earlier)
             earlier = pictures[-1:]
 
@@ -208,13 +226,14 @@ def color_video(
     max_pixels: int = MAX_PIXELS,
     saturation: float = 1.0,
     crf: int = CRF,
+    every: int = 1,
 ) -> tuple[int, str]:
     """Color a video file into an MP4 file, whole or not at all.
 
     Args:
         path: what FFmpeg reads.
         output: .mp4 file; its folder is made.
-        generator, img_size, device, dtype, batch_size, num_workers, saturation: see `color_frames`.
+        generator, img_size, device, dtype, batch_size, num_workers, saturation, every: see `color_frames`.
         max_pixels: larger frames are refused.
         crf: quality as x264 counts it, from 1, the best, to 51.
 
@@ -228,10 +247,10 @@ def color_video(
         if output.with_name(f"{output.name}.tmp").exists():
             say(f"{output}: begins again, as an earlier run was ended before it was done")
         with open_atomically(output) as file, tqdm(total=film.count, unit="frame") as progress:
-            settings = img_size, device, dtype, batch_size, num_workers
+            settings = img_size, device, dtype, batch_size, num_workers, MEMORY, saturation, every
             mp4 = Mp4(Path(file.name), film, crf, num_workers)
             try:
-                for frame in color_frames(film, generator, *settings, saturation=saturation):
+                for frame in color_frames(film, generator, *settings):
                     mp4.write(frame, film.moments.popleft())
                     while film.packets:
                         mp4.copy(film.packets.popleft())
