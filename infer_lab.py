@@ -46,6 +46,7 @@ from utils.run import (
 from utils.training.checkpoints import find_checkpoints, working_size
 
 MOST_NAMES = 3  # named in a remark
+MAX_EVERY = 16  # frames of a film that are in memory for each one that the network sees
 
 
 def find_checkpoint() -> Path:
@@ -77,8 +78,8 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
             raise UserError(f"{flag}: not for a video such as {cfg.input}; leave it out")
     if not 1 <= cfg.crf <= 51:
         raise UserError(f"--crf {cfg.crf}: must be from 1 to 51")
-    if cfg.every < 1:
-        raise UserError(f"--every {cfg.every}: must be at least 1")
+    if not 1 <= cfg.every <= MAX_EVERY:
+        raise UserError(f"--every {cfg.every}: must be from 1 to {MAX_EVERY}")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
     if output.exists() and output.samefile(cfg.input):
         raise UserError(f"{cfg.input}: would be overwritten; {MEND}")

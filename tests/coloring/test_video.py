@@ -247,7 +247,7 @@ def test_infer_refuses_what_is_no_clip_in_one_line_and_leaves_nothing(tmp_path: 
     refused = {"text.mp4": "no video", "clip.avi --compare": "--compare: not for a video"}
     refused["clip.avi --max-pixels 1000"] = "160x160: more than 1000 pixels"
     refused["clip.avi --crf 60"] = "--crf 60: must be from 1 to 51"
-    refused["clip.avi --every 0"] = "--every 0: must be at least 1"
+    refused["clip.avi --every 0"] = "--every 0: must be from 1 to 16"
     for arguments, line in refused.items():
         command = [sys.executable, ROOT / "infer_lab.py", *arguments.split(), "--device", "cpu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
