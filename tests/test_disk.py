@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.faults import ROOT, Subject, check_whole, files_in, subjects
 from utils import run
 from utils.files import write_bytes
+from utils.images import Picture, write_large
 from utils.run import UserError
 
 resource = pytest.importorskip("resource")  # not on Windows
@@ -119,3 +121,18 @@ def test_write_bytes_keeps_the_earlier_file_where_there_is_no_room(tmp_path: Pat
     ):
         write_bytes(path, bytes(2000))
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_write_large_keeps_the_earlier_file_where_there_is_no_room(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture = Picture(np.random.default_rng(0).integers(0, 65535, (40, 50, 3), np.uint16), None)
+    write_large(path, picture)
+    before = path.read_bytes()
+    for size in (0, 1, 4096, len(before) - 4097, len(before) - 8, len(before) - 1):
+        with (
+            file_size_limit(size),
+            pytest.raises(UserError, match=r"cannot be written \(File too large\); free some space"),
+        ):
+            write_large(path, picture)
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

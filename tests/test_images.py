@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import threading
 import time
 import warnings
@@ -28,6 +29,7 @@ from utils.images import (
     read_rgb,
     resize,
     shorter_side_shape,
+    write_large,
     write_png,
 )
 from utils.run import UserError, map_in_threads
@@ -428,6 +430,49 @@ def test_encode_image_refuses_what_the_format_cannot_hold(suffix: str, width: in
 def test_encode_image_that_may_overwrite_gives_the_same_bytes(suffix: str) -> None:
     rgb = np.random.default_rng(0).integers(0, 65535, (40, 30, 3), np.uint16)
     assert encode_image(suffix, Picture(rgb.copy(), None), overwrite=True) == encode_image(suffix, Picture(rgb, None))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_write_large_and_read_picture_take_a_name_that_opencv_cannot(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"\N{CYRILLIC SMALL LETTER EF}{suffix}"
+    if os.name == "posix":
+        path = tmp_path / os.fsdecode(b"\xff" + os.fsencode(path.name))
+    for alpha in (None, ALPHA16):
+        write_large(path, Picture(RGB16, alpha))
+        assert path.read_bytes() == encode_image(suffix, Picture(RGB16, alpha))
+        assert_picture(read_picture(path), RGB16, alpha, 0)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_large_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"1200000x1: more than a \.png file can hold"):
+        write_large(tmp_path / "a.png", Picture(np.zeros((1, 1_200_000, 3), np.uint16), None))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_write_large_and_read_picture_need_little_memory(suffix: str, tmp_path: Path) -> None:
+    def growth(function: Callable[[], object]) -> float:
+        """Call a function; give by how much it raised the peak memory, in sizes of the picture's pixels."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+        before, _ = memory()
+        kept = function()
+        _, peak = memory()
+        del kept
+        return (peak - before) * 1024 / rgb.nbytes
+
+    def memory() -> tuple[int, int]:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        now, peak = (int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+        return now, peak  # in KB
+
+    path = tmp_path / f"a{suffix}"
+    rgb = np.random.default_rng(0).integers(0, 65535, (2000, 2000, 3), np.uint16)  # its file is as large
+    write_large(path, Picture(rgb[:9, :9], None))  # what is loaded once
+    read_picture(path)
+    assert growth(lambda: write_large(path, Picture(rgb, None), overwrite=True)) < 0.5
+    assert growth(lambda: read_picture(path)) < (1.5 if suffix == ".png" else 2.7)  # libtiff maps the file
 
 
 def test_map_in_threads_keeps_the_order_and_looks_ahead_a_little() -> None:

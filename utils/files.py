@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,24 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:  # from writing: opening and renaming name the file
             raise no_room(path, error) from error
         raise
+
+
+@contextmanager
+def plain_name(path: Path, suffix: str = "") -> Iterator[str]:
+    """Give a file a name in ASCII that ends in `suffix`, for a library that needs one: its own, or a symbolic link.
+
+    Raises:
+        OSError: no such link can be made.
+    """
+    if str(path).isascii() and path.name.endswith(suffix):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"file{suffix}")
+        link.symlink_to(path.absolute())
+        if not str(link).isascii():
+            raise OSError(f"{link}: not plain")
+        yield str(link)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

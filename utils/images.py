@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,31 +12,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
-from utils.files import write_bytes
+from utils.decoding import ImageError, decode, swap_red_and_blue
+from utils.files import open_atomically, plain_name, write_bytes
 
 MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
 MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
 MAX_ASPECT = 8.0  # longer side over shorter side; beyond it a resized image would be absurdly long
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 # What the extensions stand for, and harmless kinds that are often called so; Pillow would run Ghostscript for others.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
-_EXIF_ORIENTATION = 0x0112
-_REDUCED_JPEG = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_EXTRA = 258, 262, 284, 338
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 _ROWS = 16  # looked at together
 QUALITY = 95  # of JPEG and WebP
 _QUALITIES = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
+_PNG_END = b"IEND\xae\x42\x60\x82"  # and its checksum
+LARGE = 2**24  # pixels of 16 bits, from which on `write_large` is worth it
 HOLD_16_BIT = frozenset({".png", ".tif", ".tiff"})
 HOLD_NO_ALPHA = frozenset({".jpg", ".jpeg", ".bmp"})
-
-
-class ImageError(ValueError):
-    """An image file cannot be used; the message says why in a few words, without the path."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +75,16 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
             raise ImageError("not a file")
         if status.st_size > MAX_BYTES:
             raise ImageError(f"a file of more than {MAX_BYTES} bytes")
-        data = path.read_bytes()
+        stream = path.open("rb")
     except ImageError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ImageError(getattr(error, "strerror", None) or "cannot be read") from error
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as file:
+        with stream, Image.open(stream, formats=IMAGE_FORMATS) as file:
             if file.width * file.height > max_pixels:
                 raise ImageError(f"{file.width}x{file.height}: more than {max_pixels} pixels")
-            pixels = _decode(file, data, at_least)
+            pixels = decode(file, path, at_least)
     except Image.UnidentifiedImageError as error:
         raise ImageError("not an image, or of a kind that is not supported") from error
     except ImageError:
@@ -100,91 +95,6 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), None)
     alpha = np.ascontiguousarray(pixels[:, :, 3]) if pixels.shape[2] == 4 else None
     return Picture(np.ascontiguousarray(pixels[:, :, :3]), alpha)
-
-
-def _decode(file: Image.Image, data: bytes, at_least: int | None) -> np.ndarray:
-    """Decode to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16, upright."""
-    if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
-        if not _jpeg_is_whole(data):
-            raise ImageError("cut short: no end of image after the first scan")
-        flags = cv2.IMREAD_UNCHANGED
-        for factor, reduced in _REDUCED_JPEG.items():
-            if at_least and min(file.size) >= factor * at_least:
-                flags = reduced | cv2.IMREAD_IGNORE_ORIENTATION
-        return _turn_upright(_decode_with_opencv(data, flags), _orientation(file))
-    if file.format == "PNG" and data[24] == 16:  # IHDR's bit depth
-        orientation = _check_png(data)
-        pixels = _turn_upright(_decode_with_opencv(data), orientation)
-        if pixels.ndim == 2 and "transparency" in file.info:  # OpenCV drops the transparent level of 16-bit gray
-            opaque = np.where(pixels == file.info["transparency"], 0, 65535).astype(np.uint16)
-            pixels = np.dstack([pixels, pixels, pixels, opaque])
-        return pixels
-    if isinstance(file, TiffImageFile) and max(file.tag_v2.get(_TIFF_BITS, (1,))) > 8:
-        if file.tag_v2.get(_TIFF_PLANES, 1) == 2 or 1 in file.tag_v2.get(_TIFF_EXTRA, ()):
-            raise ImageError("16-bit TIFF with separate planes or premultiplied alpha is not supported")
-        pixels = _decode_with_opencv(data)  # upright: OpenCV obeys the orientation of TIFF, and only of TIFF
-        return np.iinfo(pixels.dtype).max - pixels if file.tag_v2.get(_TIFF_PHOTOMETRIC) == 0 else pixels
-    has_alpha = file.has_transparency_data
-    pixels = np.array(file.convert("RGBA" if has_alpha else "RGB"))  # a copy: Pillow's own is read-only
-    return _turn_upright(pixels, _orientation(file))  # after decoding: Pillow itself turns TIFF, and then says 1
-
-
-def _check_png(data: bytes) -> int:
-    """Raise where a PNG is cut short, which libpng would print; gives its EXIF orientation.
-
-    Pillow's pixels, at 4 bytes each, have left the memory when this returns.
-    """
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as file:
-        file.load()
-        return _orientation(file)
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether the end marker follows the first scan; thumbnails before it and appended data do not count."""
-    if data.endswith(b"\xff\xd9"):
-        return True
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        if data[position + 1 : position + 2] == b"\xda":
-            return data.find(b"\xff\xd9", position) > 0  # cannot occur inside a scan, where 00 follows each ff
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return True  # not a plain sequence of segments: the decoder will judge
-
-
-def _decode_with_opencv(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    """Decode to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
-    cv2.utils.logging.setLogLevel(0)  # a broken file becomes an ImageError, not lines on stderr
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise ImageError("cannot be decoded: broken, or of a kind that is not supported")
-    if pixels.dtype.kind == "f":
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ImageError("floating-point pixels outside [0, 1]")
-        pixels = np.round(pixels * 65535).astype(np.uint16)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"pixels of type {pixels.dtype} are not supported")
-    if pixels.ndim == 2:
-        return pixels
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=pixels)
-
-
-def _orientation(file: Image.Image) -> int:
-    """Read the EXIF orientation; 1 where there is none or it is broken."""
-    try:
-        return file.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # broken metadata of any kind must not cost the image
-        return 1
-
-
-def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (1 to 8; anything else is taken as 1)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = np.swapaxes(pixels, 0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def pixel_count(path: Path) -> int:
@@ -257,22 +167,53 @@ def encode_image(suffix: str, picture: Picture, quality: int = QUALITY, overwrit
     Raises:
         ImageError: the format cannot hold so large a picture.
     """
+    return _encode(suffix.lower(), *_arrange(suffix.lower(), picture, quality, overwrite))
+
+
+def _arrange(suffix: str, picture: Picture, quality: int, overwrite: bool) -> tuple[np.ndarray, list[int]]:
+    """Give what OpenCV's encoder takes: (H, W, 3) BGR or (H, W, 4) BGRA, and its settings; see `encode_image`."""
     rgb, alpha = picture.rgb, picture.alpha
-    suffix = suffix.lower()
     if rgb.dtype == np.uint16 and suffix not in HOLD_16_BIT:
         rgb = np.round(rgb / 257.0).astype(np.uint8)
         alpha = None if alpha is None else np.round(alpha / 257.0).astype(np.uint8)
-    bgr: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, dst=rgb if overwrite else None)
+    bgr = swap_red_and_blue(rgb) if overwrite else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if alpha is not None and suffix not in HOLD_NO_ALPHA:
         bgr = np.dstack([bgr, alpha])
-    settings = [_QUALITIES[suffix], quality] if suffix in _QUALITIES else _PNG if suffix == ".png" else []
+    return bgr, [_QUALITIES[suffix], quality] if suffix in _QUALITIES else _PNG if suffix == ".png" else []
+
+
+def _encode(suffix: str, bgr: np.ndarray, settings: list[int]) -> bytes:
     try:
         whole, encoded = cv2.imencode(suffix, bgr, settings)
     except cv2.error:
         whole = False
     if not whole:
-        raise ImageError(f"{rgb.shape[1]}x{rgb.shape[0]}: more than a {suffix} file can hold")
+        raise ImageError(f"{bgr.shape[1]}x{bgr.shape[0]}: more than a {suffix} file can hold")
     return encoded.tobytes()
+
+
+def write_large(path: Path, picture: Picture, overwrite: bool = False) -> None:
+    """Write what `encode_image` gives, whole or not at all; OpenCV writes the file, so that its bytes take no memory.
+
+    Raises:
+        ImageError: the format cannot hold so large a picture.
+    """
+    suffix = path.suffix.lower()
+    bgr, settings = _arrange(suffix, picture, QUALITY, overwrite)
+    cv2.utils.logging.setLogLevel(0)
+    with open_atomically(path) as file:
+        with suppress(cv2.error, OSError), plain_name(Path(file.name), suffix) as name:
+            if cv2.imwrite(name, bgr, settings) and (suffix != ".png" or _ends_png(name)):
+                return
+        file.truncate(0)
+        file.write(_encode(suffix, bgr, settings))  # or says what is wrong
+
+
+def _ends_png(name: str) -> bool:
+    """Whether a PNG has its last chunk: OpenCV does not see that the last bytes found no room."""
+    with open(name, "rb") as file:
+        file.seek(-len(_PNG_END), 2)
+        return file.read() == _PNG_END
 
 
 def write_image(path: Path, picture: Picture) -> None:

@@ -18,10 +18,9 @@ from config import InferConfig
 from utils.coloring.borders import Border, cut_border, find_border, put_back
 from utils.coloring.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
 from utils.coloring.hints import Hints, Recolorer, crop_hints, hint_planes
-from utils.coloring.metadata import Metadata, encode_with_exif, read_metadata, to_srgb
+from utils.coloring.metadata import Metadata, read_metadata, to_srgb, write_with_exif
 from utils.coloring.outputs import fit_container, name_outputs
 from utils.coloring.toning import is_toned
-from utils.files import write_bytes
 from utils.images import ImageError, Picture, pixel_count, read_picture, write_png
 from utils.run import UserError, amp_dtype, is_main, say
 
@@ -166,13 +165,10 @@ def color_images(
         few = picture.rgb.size > 3 * WINDOW_PIXELS  # images are in memory: cores are free
         merged = merge(inner, ab, out=out, threads=cores if few else threads)
         colored = put_back(picture, border, merged) if cfg.compare else picture
-        suffix = outputs[path].suffix
-        written, changes = fit_container(colored, suffix)
+        written, changes = fit_container(colored, outputs[path].suffix)
         exif = loaded.metadata.exif if cfg.metadata else b""
         try:
-            write_bytes(
-                cfg.output_dir / outputs[path], encode_with_exif(suffix, written, cfg.quality, exif, not cfg.compare)
-            )
+            write_with_exif(cfg.output_dir / outputs[path], written, cfg.quality, exif, not cfg.compare)
         except ImageError as error:
             broken[path] = error
             return

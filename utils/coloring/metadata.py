@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from utils.images import HOLD_NO_ALPHA, IMAGE_FORMATS, Picture, encode_image
+from utils.files import write_bytes
+from utils.images import HOLD_16_BIT, HOLD_NO_ALPHA, IMAGE_FORMATS, LARGE, Picture, encode_image, write_large
 
 _MAX_VALUE = 2000  # bytes of one entry
 _MAX_PROFILE = 2**24  # bytes
@@ -114,6 +115,20 @@ def encode_with_exif(suffix: str, picture: Picture, quality: int, exif: bytes, o
         chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
         data = data[:_PNG_HEADER] + chunk + data[_PNG_HEADER:]
     return data
+
+
+def write_with_exif(path: Path, picture: Picture, quality: int, exif: bytes, overwrite: bool = False) -> None:
+    """Write what `encode_with_exif` gives, whole or not at all; a large picture of 16 bits in little memory.
+
+    Raises:
+        ImageError: the format cannot hold so large a picture.
+    """
+    suffix = path.suffix.lower()
+    large = picture.rgb.dtype == np.uint16 and picture.rgb.shape[0] * picture.rgb.shape[1] >= LARGE
+    if large and suffix in HOLD_16_BIT and not (exif and suffix == ".png"):
+        write_large(path, picture, overwrite)
+    else:
+        write_bytes(path, encode_with_exif(suffix, picture, quality, exif, overwrite))
 
 
 def to_srgb(picture: Picture, profile: bytes) -> Picture | None:
