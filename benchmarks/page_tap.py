@@ -58,8 +58,8 @@ def tap_places(page: Page, taps: int) -> list[tuple[float, float]]:
     for number in range(taps):
         box = page.locator("#canvas img").bounding_box()
         assert box is not None
-        place = {"x": box["width"] * (number % 6 + 0.5) / 6, "y": box["height"] * (number // 6 + 0.5) / 4}
-        page.locator("#canvas img").click(position=place)
+        x, y = box["width"] * (number % 6 + 0.5) / 6, box["height"] * (number // 6 + 0.5) / 4
+        page.locator("#canvas img").click(position={"x": x, "y": y})
         times.append(wait_for_times(page))
     return times
 
