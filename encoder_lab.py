@@ -150,7 +150,7 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(stage)
             if number in LITE_FEATURES:
                 self.channels.append(out_channels)
-        blocks = [block for stage in self.blocks for block in stage]
+        blocks = [module for module in self.modules() if isinstance(module, InvertedResidual)]
         for number, block in enumerate(blocks, 1):
             block.drop = STOCHASTIC_DEPTH * number / len(blocks)
         self.requires_grad_()

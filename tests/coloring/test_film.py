@@ -193,6 +193,24 @@ def test_color_video_copies_sound_bit_for_bit_and_names_what_mp4_cannot_hold(tmp
         assert [stream.type for stream in container.streams] == ["video", "audio"]
 
 
+@pytest.mark.parametrize("kind", ["pcm_s16le", "pcm_s24le"])
+def test_color_video_turns_pcm_into_aac(kind: str, tmp_path: Path) -> None:
+    write_film(tmp_path / "film.mov", ramp(10), sound=kind)
+    output, remark = color(tmp_path / "film.mov")
+    assert remark == "with its sound"
+    heard = []
+    for path in (tmp_path / "film.mov", output):
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler("fltp", "stereo", 48000)
+            parts = [part for frame in container.decode(stream) for part in resampler.resample(frame)]
+            assert abs(float(parts[0].pts * parts[0].time_base)) < 0.03
+            heard.append(np.concatenate([part.to_ndarray() for part in parts], axis=1)[:, 4800:43200])
+    assert stream.codec_context.name == "aac" and stream.codec_context.layout.name == "stereo"
+    before, after = (np.abs(np.fft.rfft(sound[0])) for sound in heard)
+    assert before.argmax() == after.argmax() and after.max() == pytest.approx(before.max(), rel=0.1)
+
+
 def test_color_video_copies_subtitles(tmp_path: Path) -> None:
     write_film(tmp_path / "film.mp4", ramp(10), sound="aac", subtitles="mov_text")
     output, remark = color(tmp_path / "film.mp4")

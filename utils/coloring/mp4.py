@@ -1,4 +1,7 @@
-"""Writing MP4 files that every browser plays, by PyAV: H.264 with the color tags of the input, its index first."""
+"""Writing MP4 files that every browser plays, by PyAV: H.264 with the color tags of the input, its index first.
+
+Sound and subtitles are copied packet by packet, but for PCM, which browsers do not play in MP4: it becomes AAC.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Stream
 
 from utils.coloring.film import Film, Moment
 
@@ -22,7 +26,7 @@ def _without_name() -> Iterator[None]:
 
 
 class Mp4:
-    """An MP4 file to write: H.264, and the streams that are copied from the film; its index comes first.
+    """An MP4 file to write: H.264, and the sound and subtitles of the film; its index comes first.
 
     Args:
         path: of the file; its folder exists.
@@ -52,7 +56,16 @@ class Mp4:
         context.color_primaries, context.color_trc = look.primaries, look.transfer
         context.sample_aspect_ratio, context.thread_count = look.aspect, threads
         self._video = video
-        self._copies = {stream.index: self._container.add_stream_from_template(stream) for stream in film.copied}
+        self._aac: dict[int, av.AudioStream] = {}
+        self._copies: dict[int, Stream] = {}
+        for stream in film.copied:
+            if isinstance(stream, av.AudioStream) and stream.codec_context.name.startswith("pcm_"):
+                encoded = self._container.add_stream("aac", stream.codec_context.rate)
+                assert isinstance(encoded, av.AudioStream)
+                encoded.codec_context.layout = stream.codec_context.layout
+                self._copies[stream.index] = self._aac[stream.index] = encoded
+            else:
+                self._copies[stream.index] = self._container.add_stream_from_template(stream)
         for stream in film.copied:
             copy = self._copies[stream.index]
             copy.disposition = stream.disposition
@@ -71,8 +84,11 @@ class Mp4:
 
     @_without_name()
     def copy(self, packet: av.Packet) -> None:
-        """Add a packet of a copied stream; one that MP4 refuses is counted in `broken`."""
+        """Add a packet of sound or subtitles; one that is damaged or that MP4 refuses is counted in `broken`."""
         index, shift = packet.stream.index, round(self._film.start / packet.time_base)
+        if index in self._aac:
+            self._encode(packet, shift)
+            return
         dts = packet.pts if packet.dts is None else packet.dts
         if dts is None:
             self.broken += 1
@@ -85,10 +101,24 @@ class Mp4:
         except ValueError:
             self.broken += 1
 
+    def _encode(self, packet: av.Packet, shift: int) -> None:
+        stream = self._aac[packet.stream.index]
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            self.broken += 1
+            return
+        for frame in frames:
+            assert isinstance(frame, av.AudioFrame)
+            frame.pts = None if frame.pts is None else frame.pts - shift
+            self._container.mux(stream.encode(frame))
+
     @_without_name()
     def finish(self) -> None:
-        """Write what the encoder still holds, and the index."""
+        """Write what the encoders still hold, and the index."""
         self._container.mux(self._video.encode(None))
+        for stream in self._aac.values():
+            self._container.mux(stream.encode(None))
         self._container.close()
 
     def abandon(self) -> None:
