@@ -31,7 +31,6 @@ LITE_STAGES = (  # expansion, kernel size, stride, channels, blocks
     (6, 3, 1, 320, 1),
 )
 FROZEN_STAGES = 3  # up to 1/8 of the size
-STOCHASTIC_DEPTH = 0.2  # share of the samples for which the deepest block is left out in training
 LITE_FEATURES = (0, 1, 2, 4, 6)  # stages whose output the decoder sees: the last at 1/2 to 1/32 of the size
 
 
@@ -76,11 +75,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 class InvertedResidual(nn.Module):
     """Expand by 1x1, filter by a depthwise convolution, project by 1x1; the first stage does not expand.
 
-    Sandler et al. 2018, "MobileNetV2", arXiv:1801.04381. Names of the weights as in timm. In train mode a block with
-    a shortcut is left out for a share of the samples, `drop`: stochastic depth (Huang et al. 2016, arXiv:1603.09382).
+    Sandler et al. 2018, "MobileNetV2", arXiv:1801.04381. Names of the weights as in timm.
     """
-
-    drop = 0.0
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel_size: int, stride: int):
         super().__init__()
@@ -108,12 +104,7 @@ class InvertedResidual(nn.Module):
         else:
             y = F.relu6(conv_norm(self.conv_dw, self.bn1, x), inplace=True)
             y = conv_norm(self.conv_pw, self.bn2, y)
-        if not self.has_shortcut:
-            return y
-        if self.training and self.drop:
-            kept = torch.rand(len(y), 1, 1, 1, device=y.device) >= self.drop
-            y = y * (kept / (1 - self.drop))
-        return x + y
+        return x + y if self.has_shortcut else y
 
 
 class EfficientNetLite(nn.Module):
@@ -150,9 +141,6 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(stage)
             if number in LITE_FEATURES:
                 self.channels.append(out_channels)
-        blocks = [module for module in self.modules() if isinstance(module, InvertedResidual)]
-        for number, block in enumerate(blocks, 1):
-            block.drop = STOCHASTIC_DEPTH * number / len(blocks)
         self.requires_grad_()
 
     def requires_grad_(self, requires_grad: bool = True) -> EfficientNetLite:

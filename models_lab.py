@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from affinity_lab import even_out, follow_hints, lift_pale
 from encoder_lab import EfficientNetLite
 
-DROPOUT = 0.1  # share of a pretrained encoder's planes that the decoder does not see in training
-
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
     """Make a normalization layer with learned scale and shift.
@@ -225,12 +223,19 @@ class PretrainedUNet(nn.Module):
             if isinstance(module, UpSample):
                 module.init_icnr()
         nn.init.zeros_(self.attention.out.weight)
+        self.train()
+
+    def train(self, mode: bool = True) -> PretrainedUNet:
+        """Switch the mode of all but the encoder, whose batch norm keeps ImageNet's statistics."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
         height, width = l.shape[-2:]
         padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
-        *skips, x = (F.dropout2d(planes, DROPOUT, self.training) for planes in self.encoder(padded))
+        *skips, x = self.encoder(padded)
         skips[0] = torch.cat([skips[0], F.pixel_unshuffle(padded, 2)], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
         for level, up in enumerate(self.ups):
             features = x

@@ -23,7 +23,7 @@ from dataset_lab_cache import open_source
 from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.run import place, run_script
 from utils.training.encoder_weights import load_encoder_weights
-from utils.training.inputs import vary
+from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -58,7 +58,8 @@ def train(cfg: TrainConfig) -> Path:
     for l, real_ab in stage.batches():
         if isinstance(generator, PretrainedUNet):
             generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
-        seen_l, real_ab = vary(l, real_ab) if isinstance(generator, PretrainedUNet) else (l, real_ab)
+
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l)  # (B, 2, S, S)

@@ -24,7 +24,7 @@ from config import VGGConfig
 from dataset_lab_cache import open_source
 from models_lab import PretrainedUNet
 from utils.run import place, run_script
-from utils.training.inputs import vary
+from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss, perceptual_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
@@ -49,7 +49,7 @@ def train(cfg: VGGConfig) -> Path:
 
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
-        seen_l, real_ab = vary(l, real_ab) if isinstance(generator, PretrainedUNet) else (l, real_ab)
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l)  # (B, 2, S, S)

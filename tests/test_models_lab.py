@@ -146,10 +146,6 @@ def test_pretrained_unet_lifts_what_it_predicts():
     l = torch.rand(2, 1, 40, 56) * 2 - 1
     with torch.inference_mode():
         assert torch.equal(lifting(l), lift_pale(plain(l), 0.2))
-        trained = []
-        for network in (plain, lifting):
-            torch.manual_seed(0)  # of the dropout
-            trained.append(network.train()(l))
-        assert torch.equal(*trained)
+        assert torch.equal(lifting.train()(l), plain.train()(l))
     with pytest.raises(ValueError, match="lift"):
         PretrainedUNet("lite0", lift=1.0)
