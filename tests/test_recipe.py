@@ -16,6 +16,7 @@ from benchmarks.ablate import table
 from benchmarks.color_scores import ab_histogram, gain_at_share, score
 from benchmarks.hint_curve import COUNTS, add_hints, curve
 from benchmarks.measure import parse
+from benchmarks.training import TEXTBOOK, our_steps
 from benchmarks.variants import PLACES, VARIANTS
 from config import TrainConfig
 from models_lab import GeneratorUNet
@@ -127,3 +128,10 @@ def test_curve_gains_nothing_from_no_hint_and_much_from_one_where_all_has_one_co
     scores = curve(Flat(), 32, [tmp_path / "a.png"], torch.device("cpu"), seed=0)
     assert len(scores) == len(COUNTS) and scores[0] == pytest.approx((0, 0), abs=0.02)
     assert all(gain > 20 and share == pytest.approx(1, abs=0.05) for gain, share in scores[1:])
+
+
+def test_our_steps_train_the_textbooks_networks(sample_coco: Path, tmp_path: Path) -> None:
+    flags = f"{TEXTBOOK} --img-size 64 --load-size 72 --batch-size 2 --max-steps 4 --val-fraction 0.05 --device cpu"
+    flags += " --cache-dir none --images-dir"
+    cfg = parse(TrainConfig, flags, sample_coco / "train2017", "--output-dir", tmp_path / "run")
+    assert our_steps(cfg) > 0
