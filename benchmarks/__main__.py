@@ -82,7 +82,10 @@ def benchmark(cfg: BenchmarkConfig) -> None:
     started = time.perf_counter()
     device = run.set_up_device(cfg.device)
     with tempfile.TemporaryDirectory() as work:
-        rows = list(measure(cfg, Path(work), device))
+        rows = []
+        for row in measure(cfg, Path(work), device):  # the table comes at the end, which may be far away
+            run.say(f"{row.part}: {row.ours:.4g} {row.unit}")
+            rows.append(row)
     conditions = {
         "machine": machine_name(device),
         "cores": CORES,
