@@ -195,8 +195,14 @@ def _encode(suffix: str, bgr: np.ndarray, settings: list[int]) -> bytes:
 def write_large(path: Path, picture: Picture, overwrite: bool = False) -> None:
     """Write what `encode_image` gives, whole or not at all; OpenCV writes the file, so that its bytes take no memory.
 
+    Args:
+        path: .png or .tif; its folder is made.
+        picture: (H, W), uint8 or uint16.
+        overwrite: the pixels may be lost, as in `encode_image`.
+
     Raises:
         ImageError: the format cannot hold so large a picture.
+        UserError: the file does not find room.
     """
     suffix = path.suffix.lower()
     bgr, settings = _arrange(suffix, picture, QUALITY, overwrite)
