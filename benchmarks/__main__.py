@@ -9,7 +9,7 @@ parts, writes benchmarks/results/<machine>.json. Both sides take turns (A B A B)
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,9 +35,9 @@ class BenchmarkConfig:
     images_dir: Path | None = None  # Folder of JPEGs of COCO's size; scikit-image's photographs when not given.
     parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export", "films")  # Which parts.
     device: str = DEVICE  # cuda, mps or cpu.
-    images: int = 160  # Images to color, score and load; fewer are repeated.
+    images: int = 120  # Images to color, score and load; fewer are repeated.
     turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
-    steps: int = 4  # Training steps per timing; 50 are better on a GPU.
+    steps: int = 2  # Training steps per timing; 50 are better on a GPU.
 
 
 def write_photographs(folder: Path) -> Iterator[Path]:
@@ -55,7 +55,7 @@ def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[
     if not images:
         raise run.UserError(f"{cfg.images_dir}: no JPEGs there")
     some = repeat(images, cfg.images, work / "some")
-    parts: dict[Part, Callable[[], list[Row]]] = {
+    parts: dict[Part, Callable[[], Iterable[Row]]] = {
         "loading": lambda: in_fresh_process(training.measure_loading, some, work, 2 * cfg.turns + 1),
         "training": lambda: training.measure_steps(images, work, device, cfg.turns, cfg.steps),
         "folders": lambda: processes.measure_folders(some, work, device, cfg.turns),

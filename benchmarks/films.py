@@ -1,7 +1,7 @@
 """Films: the rate of whole processes whose network sees every Nth frame of a clip, and what becomes of the colors."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -79,9 +79,8 @@ def measure_films(
     clips: Sequence[tuple[tuple[int, int], Sequence[int]]] = CLIPS,
     frames: int = FRAMES,
     checkpoint: Path = DEFAULT_CHECKPOINT,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Time whole processes that color clips, one turn each; `folder` is to work in."""
-    rows = []
     for (width, height), steps in clips:
         clip, output = write_clip(folder / f"{height}.mp4", width, height, frames), folder / "colored"
         each: list[np.ndarray] = []
@@ -94,5 +93,4 @@ def measure_films(
             note = f"{frames} frames, whole process; flicker {flicker(colored):.3f}"
             note += f", ab {np.mean(far):.2f} from every frame's" if every != steps[0] else ""
             part = f"film of {width} x {height}, every {every}"
-            rows.append(Row(part, "frames/s", frames / took, note=note))
-    return rows
+            yield Row(part, "frames/s", frames / took, note=note)

@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -47,7 +47,7 @@ def make_squares(images: Sequence[Path], folder: Path, suffix: str) -> Path:
     return folder
 
 
-def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns: int) -> list[Row]:
+def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns: int) -> Iterator[Row]:
     """Compare the time of whole processes that color the images, and that score results; `folder` is to work in."""
     images, output = sorted(images_dir.iterdir()), folder / "output"
 
@@ -55,7 +55,7 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
         shutil.rmtree(output, ignore_errors=True)
         return run_python(*command)[0] / len(images) * 1e3
 
-    def row(part: str, aim: float | None, theirs: Sequence[object], ours: Sequence[object], note: str) -> Row:
+    def row(part: str, aim: float, theirs: Sequence[object], ours: Sequence[object], note: str) -> Row:
         pair = medians(
             turns,
             lambda: milliseconds("-m benchmarks.textbook", device, *theirs),
@@ -64,26 +64,22 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
         return compare(part, "ms/image", pair, aim, note)
 
     weights = save_generator(folder / "textbook.pt", textbook.Generator(), textbook.SIZE)
-    default = save_generator(folder / "default.pt", GeneratorUNet(), textbook.SIZE)
     squares = make_squares(images, folder / "squares", ".jpg")
     results = [make_squares(images, folder / f"results{i}", ".png") for i in range(3)]
     named = [word for i, result in enumerate(results) for word in (f"R{i}", result)]
     theirs = ["infer", squares, weights, output]
     ours = ["-m benchmarks.textbook ours infer_lab.py", squares, weights, PNG]
     note = f"textbook's generator, {len(images)} images of 256 x 256, whole process"
-    rows = [row("coloring a folder", 5 if device.type == "cuda" else 3, theirs, ours, note)]
-    note = "default generator; textbook's results are 256 x 256, ours have the size of the inputs"
-    theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, default, PNG]
-    rows.append(row("coloring a folder of full-size images", None, theirs, ours, note))
+    yield row("coloring a folder", 5 if device.type == "cuda" else 3, theirs, ours, note)
     note = f"{DEFAULT_CHECKPOINT.name}, {len(images)} JPEGs to JPEGs of their size; textbook's are PNGs of 256 x 256"
-    ours = ["infer_lab.py", images_dir, DEFAULT_CHECKPOINT]
-    rows.append(row("coloring a folder, default checkpoint", 6, theirs, ours, note))
+    theirs, ours = ["infer", images_dir, weights, output], ["infer_lab.py", images_dir, DEFAULT_CHECKPOINT]
+    yield row("coloring a folder, default checkpoint", 6, theirs, ours, note)
     theirs, ours = ["metrics", images_dir, *results], [METRICS, images_dir, "--results", *named]
     note = f"{len(images)} images, three folders of results, no FID, no LPIPS; ours adds the two reference rows"
-    return [*rows, row("metrics of three models", 4, theirs, ours, note)]
+    yield row("metrics of three models", 4, theirs, ours, note)
 
 
-def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.device) -> list[Row]:
+def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.device) -> Iterator[Row]:
     """Measure the peak memory of each script on 80 images and on 800, and of coloring large ones."""
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     output = folder / "memory"
@@ -98,14 +94,12 @@ def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.devi
         ):
             shutil.rmtree(output, ignore_errors=True)
             peaks.setdefault(name.split()[0], []).append(run_python(name, *arguments, output)[1])
-    rows = []
     for name, (few, many) in peaks.items():
         note = f"80 images: {few:.0f} MB, 800 images: {many / few - 1:+.1%}"
-        rows.append(Row(f"peak memory of {name}", "MB", many, note=note))
+        yield Row(f"peak memory of {name}", "MB", many, note=note)
     for name, megapixels, count in (("100 megapixels", 100, 1), ("four images of 60 megapixels", 60, 4)):
         peak, limit = color_large_images(megapixels, folder, count)
-        rows.append(Row(f"peak memory of {name}", "MB", peak, note=f"infer_lab.py; limit {limit:.0f} MB"))
-    return rows
+        yield Row(f"peak memory of {name}", "MB", peak, note=f"infer_lab.py; limit {limit:.0f} MB")
 
 
 def color_large_images(megapixels: int, folder: Path, count: int = 1) -> tuple[float, float]:
@@ -125,7 +119,7 @@ def color_large_images(megapixels: int, folder: Path, count: int = 1) -> tuple[f
     return peak, BASE + BYTES_PER_PIXEL * pixels / 1e6
 
 
-def measure_export(folder: Path, turns: int) -> list[Row]:
+def measure_export(folder: Path, turns: int) -> Iterator[Row]:
     """Time the default checkpoint in onnxruntime and in PyTorch, on the CPU."""
     run_python("export_lab.py", DEFAULT_CHECKPOINT, "--output-dir", folder)
     exported, _ = open_generator(folder / f"{DEFAULT_CHECKPOINT.stem}.onnx", CPU)
@@ -142,10 +136,8 @@ def measure_export(folder: Path, turns: int) -> list[Row]:
         with run.autocast(CPU, dtype):
             return seconds(lambda: generator(l)) / shape[0] * 1e3
 
-    rows = []
     for shape in ((1, 1, 128, 192), (8, 1, 128, 192), (1, 1, 256, 384), (8, 1, 256, 384)):
         took, *others = medians(turns, *(functools.partial(milliseconds, *side, shape) for side in sides))
         times = [f"{ms:.1f} ms in {dtype or torch.float32}" for ms, (_, dtype) in zip(others, sides[1:], strict=True)]
         note = f"PyTorch: {', '.join(times)}".replace("torch.", "")
-        rows.append(Row(f"onnxruntime, {shape[0]} of {shape[2]} x {shape[3]}", "ms/image", took, note=note))
-    return rows
+        yield Row(f"onnxruntime, {shape[0]} of {shape[2]} x {shape[3]}", "ms/image", took, note=note)

@@ -134,39 +134,32 @@ def milliseconds_an_image(times: list[float], batch_size: int) -> float:
     return (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP) / batch_size * 1e3
 
 
-def measure_steps(images: Sequence[Path], folder: Path, device: torch.device, turns: int, steps: int) -> list[Row]:
+def measure_steps(
+    images: Sequence[Path], folder: Path, device: torch.device, turns: int, steps: int
+) -> Iterator[Row]:
     """Compare the steps of stages 1 and 3 on equal networks, and time the default ones; `folder` is to work in."""
-    enough = repeat(images, 2 * (WARM_UP + steps) * 16, folder / "enough")  # one epoch, with some to hold out
-    for size in (256, 128):
-        textbook.cache(sorted(enough.iterdir())[:160], folder / f"textbook{size}", size)
-        build(enough, folder / f"ours{size}", size * 286 // 256, CORES)
+    enough = repeat(images, 2 * (WARM_UP + steps) * 8, folder / "enough")  # one epoch, with some to hold out
+    textbook.cache(sorted(enough.iterdir()), folder / "textbook256")
+    build(enough, folder / "ours256", LOAD_SIZE, CORES)
 
-    def our_config(number: int, size: int, batch_size: int, flags: str) -> TrainConfig | VGGConfig:
-        flags += f" --img-size {size} --load-size {size * 286 // 256} --batch-size {batch_size} --device {device}"
+    def our_config(number: int, batch_size: int, flags: str) -> TrainConfig | VGGConfig:
+        flags += f" --img-size {SIZE} --load-size {LOAD_SIZE} --batch-size {batch_size} --device {device}"
         flags += f" --max-steps {WARM_UP + steps} --val-fraction 0.05 --last-every 1000000 --images-dir"
-        paths = "--cache-dir", folder / f"ours{size}", "--output-dir", folder / "run"
+        paths = "--cache-dir", folder / "ours256", "--output-dir", folder / "run"
         return parse(VGGConfig, flags, enough, *paths) if number == 3 else parse(TrainConfig, flags, enough, *paths)
 
-    def row(part: str, cfg: TrainConfig | VGGConfig, aim: float) -> Row:
-        theirs, note = folder / f"textbook{cfg.img_size}", f"{cfg.img_size} px, batch {cfg.batch_size}"
-        sides = (textbook_steps, cfg, theirs), (our_steps, cfg)
-        pair = medians(turns, *(functools.partial(in_fresh_process, *side) for side in sides))
-        return compare(part, "ms/image", pair, aim, f"textbook's networks, {note}")
-
     aims = (4, 2) if device.type == "cuda" else (2.5, 1)
-    rows = [
-        row("stage 1 step", our_config(1, 256, 4, TEXTBOOK), aims[0]),
-        row("stage 1 step", our_config(1, 128, 16, TEXTBOOK), aims[0]),
-        row("stage 3 step", our_config(3, 256, 4, "--vgg-weights stand-in"), aims[1]),
-    ]
-    scratch, pretrained = our_config(1, 256, 16, "--encoder none"), our_config(1, 256, 16, "--frozen-share 0")
-    counts = [in_fresh_process(count_flops, replace(scratch, max_steps=WARM_UP + more)) for more in (1, 2)]
+    for number, flags, aim in ((1, TEXTBOOK, aims[0]), (3, "--vgg-weights stand-in", aims[1])):
+        cfg = our_config(number, 4, flags)
+        sides = (textbook_steps, cfg, folder / "textbook256"), (our_steps, cfg)
+        pair = medians(turns, *(functools.partial(in_fresh_process, *side) for side in sides))
+        yield compare(f"stage {number} step", "ms/image", pair, aim, f"textbook's networks, {SIZE} px, batch 4")
+
+    default = our_config(1, 8, "--frozen-share 0")
+    counts = [in_fresh_process(count_flops, replace(default, max_steps=WARM_UP + more)) for more in (1, 2)]
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
-    took, default = medians(
-        turns, *(functools.partial(in_fresh_process, our_steps, cfg) for cfg in (scratch, pretrained))
-    )
-    per_image = (counts[1] - counts[0]) / scratch.batch_size  # of one step
-    note = f"256 px, batch 16: {1e3 / took:.1f} images/s, {per_image / 1e9:.1f} GFLOP an image, "
+    (took,) = medians(turns, functools.partial(in_fresh_process, our_steps, default))
+    per_image = (counts[1] - counts[0]) / default.batch_size  # of one step
+    note = f"all trained, {SIZE} px, batch 8: {1e3 / took:.1f} images/s, {per_image / 1e9:.1f} GFLOP an image, "
     note += f"{per_image / (took / 1e3) / peak:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
-    rows.append(Row("stage 1 step, --encoder none", "ms/image", took, note=note))
-    return [*rows, Row("stage 1 step, default networks", "ms/image", default, note="256 px, batch 16, all trained")]
+    yield Row("stage 1 step, default networks", "ms/image", took, note=note)

@@ -75,7 +75,7 @@ def write_film(
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
         if text:
-            line = b"hello"
+            line = b"<i>hello</i>" if subtitles == "subrip" else b"hello"
             packet = av.Packet(struct.pack(">H", len(line)) + line if subtitles == "mov_text" else line)
             packet.stream, packet.time_base = text, Fraction(1, 1000)
             packet.pts, packet.dts, packet.duration = 200, 200, 500
@@ -185,9 +185,9 @@ def test_color_video_tags_an_untagged_film_as_players_take_it(height: int, tmp_p
 
 
 def test_color_video_copies_sound_bit_for_bit_and_names_what_mp4_cannot_hold(tmp_path: Path) -> None:
-    write_film(tmp_path / "film.mkv", ramp(10), sound="aac", subtitles="subrip")
+    write_film(tmp_path / "film.mkv", ramp(10), sound="aac", subtitles="ass")
     output, remark = color(tmp_path / "film.mkv")
-    assert remark == "with its sound, left out, as MP4 does not hold it: subtitle (srt)"
+    assert remark == "with its sound, left out, as MP4 does not hold it: subtitle (ssa)"
     assert payloads(output, "audio") == payloads(tmp_path / "film.mkv", "audio") != []
     with av.open(str(output)) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
@@ -217,6 +217,20 @@ def test_color_video_copies_subtitles(tmp_path: Path) -> None:
     assert remark == "with its sound and subtitles"
     assert b"\0\5hello" in payloads(output, "subtitles")
     assert payloads(output, "audio") == payloads(tmp_path / "film.mp4", "audio") != []
+
+
+def test_color_video_turns_subrip_into_the_subtitles_of_mp4(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.mkv", ramp(10), subtitles="subrip")
+    output, remark = color(tmp_path / "film.mkv")
+    assert remark == "with its subtitles"
+    with av.open(str(output)) as container:
+        stream = container.streams.subtitles[0]
+        said = [packet for packet in container.demux(stream) if packet.size > 2]
+        assert stream.codec_context.name == "mov_text" and [bytes(packet) for packet in said] == [b"\0\5hello"]
+        assert (said[0].pts * said[0].time_base, said[0].duration * said[0].time_base) == (
+            Fraction("0.2"),
+            Fraction("0.5"),
+        )
 
 
 def test_color_video_lets_crf_choose_the_size(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # those of YUV that swscale kn
 _ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # bicubic, chroma of each pixel on both sides, exact rounding
 HD_HEIGHT = 720  # from it on, players take the matrix of untagged films for BT.709, below it for BT.601
 MAX_RATE = 240  # frames a second: what exceeds it is a container's mistake
+SUBRIP = ("srt", "subrip")  # FFmpeg's names of subtitles that MP4 holds in another form
 TOLERANCE = 0.05  # the duration that a file names may be an estimate
 
 
@@ -216,9 +217,11 @@ class Film:
 
 
 def _fits_mp4(stream: Stream) -> bool:
-    """Whether a stream is one of sound or subtitles that MP4 holds."""
+    """Whether a stream is one of sound or subtitles that MP4 holds, or that `Mp4` converts."""
     if stream.type not in ("audio", "subtitle"):
         return False
+    if stream.name in SUBRIP:
+        return True
     try:
         with av.open(io.BytesIO(), "w", "mp4") as trial:
             trial.add_stream_from_template(stream)

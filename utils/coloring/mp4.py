@@ -1,11 +1,14 @@
 """Writing MP4 files that every browser plays, by PyAV: H.264 with the color tags of the input, its index first.
 
-Sound and subtitles are copied packet by packet, but for PCM, which browsers do not play in MP4: it becomes AAC.
+Sound and subtitles are copied packet by packet, but for what MP4 or its players do not take: PCM becomes AAC, and
+SubRip's lines of text become MP4's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import av
 import numpy as np
 from av.stream import Stream
 
-from utils.coloring.film import Film, Moment
+from utils.coloring.film import SUBRIP, Film, Moment
 
 
 @contextlib.contextmanager
@@ -57,6 +60,7 @@ class Mp4:
         context.sample_aspect_ratio, context.thread_count = look.aspect, threads
         self._video = video
         self._aac: dict[int, av.AudioStream] = {}
+        self._text: set[int] = set()
         self._copies: dict[int, Stream] = {}
         for stream in film.copied:
             if isinstance(stream, av.AudioStream) and stream.codec_context.name.startswith("pcm_"):
@@ -64,6 +68,9 @@ class Mp4:
                 assert isinstance(encoded, av.AudioStream)
                 encoded.codec_context.layout = stream.codec_context.layout
                 self._copies[stream.index] = self._aac[stream.index] = encoded
+            elif stream.name in SUBRIP:
+                self._copies[stream.index] = self._container.add_mux_stream("mov_text", time_base=stream.time_base)
+                self._text.add(stream.index)
             else:
                 self._copies[stream.index] = self._container.add_stream_from_template(stream)
         for stream in film.copied:
@@ -89,6 +96,8 @@ class Mp4:
         if index in self._aac:
             self._encode(packet, shift)
             return
+        if index in self._text:
+            packet = _to_mov_text(packet)
         dts = packet.pts if packet.dts is None else packet.dts
         if dts is None:
             self.broken += 1
@@ -125,3 +134,11 @@ class Mp4:
         """Close the file, whatever is in it."""
         with contextlib.suppress(av.FFmpegError):
             self._container.close()
+
+
+def _to_mov_text(packet: av.Packet) -> av.Packet:
+    """Make a SubRip packet, which is text with HTML's tags, one of MP4's: the length, then the text without tags."""
+    text = re.sub(rb"<[^<>]*>", b"", bytes(packet).rstrip(b"\r\n\0"))[:0xFFFF]
+    made = av.Packet(struct.pack(">H", len(text)) + text)
+    made.pts, made.dts, made.duration, made.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+    return made
