@@ -244,7 +244,7 @@ class InferConfig:
     crf: int = 18
     """Quality of a video, as x264 counts it: from 1, the best and largest, to 51."""
     every: int = 1
-    """The network sees every Nth frame of a video, and its colors move along with the picture to the others."""
+    """The network sees every Nth frame of a video (N up to 16); its colors move with the picture to the others."""
     compare: bool = False
     """Write panels too, in <output-dir>/compare: input | output, and the truth where the input had color."""
     amp: bool = True

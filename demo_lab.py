@@ -28,7 +28,7 @@ from utils.coloring.palette import COLORS, COMMON
 from utils.coloring.visits import EXAMPLES_DIR, PAGES, UPLOADS, Visits
 from utils.coloring.web import ADD, Page
 from utils.coloring.web_colors import Colorizer
-from utils.coloring.web_hints import HintEditor
+from utils.coloring.web_hints import HintEditor, with_warnings
 from utils.data.sample_set import load_photo
 from utils.files import IMAGE_EXTENSIONS
 from utils.images import Picture, write_image
@@ -48,6 +48,9 @@ EXPLANATION = (
 CSS = (  # the names of the likely colors are for screen readers
     f"#likely {{display: grid; grid-template-columns: repeat({COLORS}, 1fr); gap: 4px}}"
     "#likely button {font-size: 0; height: 36px; min-width: 0 !important; padding: 0}"
+    "#likely > :not(button) {grid-column: 1 / -1; color: var(--block-label-text-color)} #colors {display: none}"
+    "#examples button {height: 32px} #examples img {height: 20px; width: auto}"
+    "@media (max-width: 640px) {#canvas {height: 320px !important}}"
 )
 
 
@@ -86,7 +89,8 @@ def build(page: Page) -> gr.Blocks:
                 )
                 checkpoint = gr.Radio(names, value=names[-1], label="Checkpoint", elem_id="checkpoint")
                 saturation = gr.Slider(0, MAX_SATURATION, 1, step=0.05, label="Saturation", elem_id="saturation")
-                with gr.Row():
+                gr.Markdown("Examples")
+                with gr.Row(elem_id="examples"):
                     icons = {name: str(page.visits.work / EXAMPLES_DIR / f"{name}.png") for name in EXAMPLES}
                     examples = [gr.Button(name, size="sm", min_width=150, icon=icons[name]) for name in EXAMPLES]
             with gr.Column(scale=2, min_width=300):
@@ -125,13 +129,14 @@ def lay_out_hints(page: Page, settings: list, above: list) -> list:
         with gr.Column(scale=2, min_width=300):
             canvas = gr.Image(label=ADD, interactive=False, buttons=[], height=480, elem_id="canvas")
             with gr.Row(visible=False, elem_id="likely") as likely:
+                gr.HTML("Likely colors of this place", padding=False)
                 swatches = [
                     gr.Button(f"Likely color {n + 1}", elem_id=f"likely{n}", min_width=28) for n in range(COLORS)
                 ]
-            colors = gr.HTML("", elem_id="colors")
+            colors = gr.HTML("", elem_id="colors")  # the style of the likely colors
             table = gr.Dataframe(headers=["x", "y", "color"], interactive=False, label="Hints", elem_id="table")
         with gr.Column(scale=1, min_width=300):
-            common = gr.Dropdown(list(COMMON.items()), value=COMMON["sky"], label="Common colors")
+            common = gr.Dropdown(list(COMMON.items()), value=COMMON["sky"], label="Common colors", elem_id="common")
             color = gr.ColorPicker(COMMON["sky"], label="Color", elem_id="color")
             pick = gr.Checkbox(label="Take the color from the next tap", elem_id="pick")
             remove = gr.Button("Remove this hint", interactive=False, size="sm", elem_id="remove")
@@ -141,11 +146,11 @@ def lay_out_hints(page: Page, settings: list, above: list) -> list:
             load = gr.UploadButton("Load hints", file_types=[".json"], size="sm", elem_id="load")
     edited = [canvas, table, remove, likely, colors]
     common.input(None, common, color, js="color => color")
+    color.change(None, [color, common], common, js="(color, common) => color === common ? common : null")
     load.upload(page.visits.claim, load, **AT_ONCE)
     events: list[tuple] = [
         (canvas.select, editor.tap, [color, pick], [color, pick]),
-        (color.input, editor.recolor, [color], []),
-        (common.input, editor.recolor, [common], []),
+        (color.change, editor.recolor, [color], []),
         (remove.click, editor.remove, [], []),
         (undo.click, editor.undo, [], []),
         (clear.click, editor.clear, [], []),
@@ -155,7 +160,9 @@ def lay_out_hints(page: Page, settings: list, above: list) -> list:
     for event, handler, inputs, more in events:
         # First the small picture, which is quick, then the whole one
         mode = "always_last" if handler == editor.recolor else "multiple"
-        placed = event(handler, [*settings, *inputs], [*edited, *more], trigger_mode=mode, **ONE_AT_A_TIME)
+        placed = event(
+            with_warnings(handler), [*settings, *inputs], [*edited, *more], trigger_mode=mode, **ONE_AT_A_TIME
+        )
         placed.success(page.update, settings, [*above, save], show_progress="hidden", **ONE_AT_A_TIME)
     return [save, *edited]
 

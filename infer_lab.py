@@ -114,14 +114,17 @@ def infer(cfg: InferConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
     if not 1 <= cfg.quality <= 100:
         raise UserError(f"--quality {cfg.quality}: must be between 1 and 100")
+    is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
     if not 0 <= cfg.saturation <= MAX_SATURATION:
         raise UserError(f"--saturation {cfg.saturation:g}: must be in [0, {MAX_SATURATION:g}]")
     device = set_up_device(cfg.device)
     torch.backends.cudnn.benchmark = False  # photographs have many shapes: a search for each costs more than it gains
-    is_video = cfg.input.is_file() and cfg.input.suffix.lower() in VIDEO_EXTENSIONS
     suffix = None if cfg.format == "same" else f".{cfg.format}"
     panels = COMPARE if cfg.compare else None
     outputs = {} if is_video else plan(cfg.input, cfg.output_dir, cfg.recursive, panels, suffix)
+    for flag, given in {"--crf": cfg.crf != InferConfig.crf, "--every": cfg.every != InferConfig.every}.items():
+        if given and not is_video:
+            raise UserError(f"{flag}: only for a video, which {cfg.input} is not; leave it out")
     hints = {} if is_video or cfg.hints is None else find_hints(cfg.hints, outputs, cfg.recursive)
     checkpoint = cfg.checkpoint or find_checkpoint()
     generator, info = open_generator(checkpoint, device)

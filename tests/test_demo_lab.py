@@ -424,6 +424,14 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     assert infer_lab.main([*command, "--output-dir", str(tmp_path / "outputs")]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / "outputs" / "cup.png").rgb, blue)
 
+    page.locator("#canvas img").click(position=position(page, 430, 40))
+    page.wait_for_selector("#canvas >> text=Tap where the marked hint belongs")
+    if not page.locator("#color input").is_visible():
+        page.click("#color button")
+    page.locator("#color input").fill("#20a040")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#table').innerText.includes('#20a040')")
+
 
 def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
@@ -432,8 +440,11 @@ def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     page.set_default_timeout(120_000)
     page.goto(address[0])
     page.wait_for_selector("#drop input[type=file]", state="attached")
-    newest, plain = drop_cup(page, tmp_path)
     page.tap("#hints > button")
+    page.tap("#undo")
+    page.wait_for_selector("text=drop a photograph first")
+    assert page.locator("#canvas >> text=Error").count() == 0
+    newest, plain = drop_cup(page, tmp_path)
 
     def tap(x: float, y: float) -> None:
         page.locator("#canvas img").tap(position=position(page, x, y))

@@ -168,9 +168,13 @@ def test_main_does_not_take_outputs_for_inputs(photos: Path, generator_path: Pat
 
 
 def test_main_writes_panels(photos: Path, generator_path: Path, tmp_path: Path) -> None:
+    gray = np.repeat(PHOTO[:, :, 1:2], 3, axis=2)
+    on_paper = cv2.copyMakeBorder(gray, 9, 9, 9, 9, cv2.BORDER_CONSTANT, value=(250, 246, 236))
+    write_png(photos / "deep" / "on_paper.png", on_paper)
     assert run(photos / "deep", generator_path, "--output-dir", tmp_path / "out", "--compare") == 0
     panels = tmp_path / "out" / "compare"
-    assert written(panels) == ["cmyk.png", "gray16.png"]
+    assert written(panels) == ["cmyk.png", "gray16.png", "on_paper.png"]
+    assert read_picture(panels / "on_paper.png").rgb.shape == (118, 2 * 169 + 8, 3)  # the paper is not its true color
     assert read_picture(panels / "cmyk.png").rgb.shape == (100, 3 * 151 + 2 * 8, 3)
     assert read_picture(panels / "gray16.png").rgb.shape == (100, 2 * 151 + 8, 3)
 
@@ -252,6 +256,9 @@ def test_main_ends_in_one_line_for_a_single_bad_image(
     assert run(tmp_path / "bad.png", generator_path, "--output-dir", tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'bad.png'}: not an image") and error.count("\n") == 1
+    write_png(tmp_path / "large.png", PHOTO)
+    assert run(tmp_path / "large.png", generator_path, "--max-pixels", 1000, "--output-dir", tmp_path / "out") == 2
+    assert "large.png: 151x100: more than 1000 pixels; --max-pixels raises the limit\n" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -353,6 +360,7 @@ def test_main_takes_the_default_and_then_the_newest_stage(
         (["--batch-size", "0"], "--batch-size 0"),
         (["--quality", "101"], "--quality 101: must be between 1 and 100"),
         (["--output-dir", "file"], "file: not a folder"),
+        (["--every", "2"], "--every: only for a video, which"),
         (["nowhere.pt"], "nowhere.pt"),
     ],
 )

@@ -22,6 +22,10 @@ class ImageError(ValueError):
     """An image file cannot be used; the message says why in a few words, without the path."""
 
 
+class TooManyPixels(ImageError):
+    """An image has more pixels than was allowed."""
+
+
 def decode(file: Image.Image, path: Path, at_least: int | None) -> np.ndarray:
     """Decode an image file.
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from utils.decoding import ImageError, decode, swap_red_and_blue
+from utils.decoding import ImageError, TooManyPixels, decode, swap_red_and_blue
 from utils.files import open_atomically, plain_name, write_bytes
 
 MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
@@ -83,7 +83,7 @@ def read_picture(path: Path, at_least: int | None = None, max_pixels: int = MAX_
     try:
         with stream, Image.open(stream, formats=IMAGE_FORMATS) as file:
             if file.width * file.height > max_pixels:
-                raise ImageError(f"{file.width}x{file.height}: more than {max_pixels} pixels")
+                raise TooManyPixels(f"{file.width}x{file.height}: more than {max_pixels} pixels")
             pixels = decode(file, path, at_least)
     except Image.UnidentifiedImageError as error:
         raise ImageError("not an image, or of a kind that is not supported") from error

@@ -276,9 +276,18 @@ def test_infer_gives_each_image_of_a_folder_its_own_hints(run: Callable[..., int
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('[{"x": 151, "y": 20, "color": "#2040a0"}]', "is 151x100: hint 1 of {path} lies outside it (x 151, y 20)"),
-        ('[{"x": 5, "y": -1, "color": "#2040a0"}]', "is 151x100: hint 1 of {path} lies outside it (x 5, y -1)"),
-        ('{"width": 100, "height": 151, "hints": []}', "is 151x100, but {path} is for an image of 100x151"),
+        (
+            '[{"x": 151, "y": 20, "color": "#2040a0"}]',
+            "is 151x100: hint 1 of {path} lies outside it (x 151, y 20); move it inside",
+        ),
+        (
+            '[{"x": 5, "y": -1, "color": "#2040a0"}]',
+            "is 151x100: hint 1 of {path} lies outside it (x 5, y -1); move it inside",
+        ),
+        (
+            '{"width": 100, "height": 151, "hints": []}',
+            "is 151x100, but {path} is for an image of 100x151; place them anew",
+        ),
     ],
 )
 def test_infer_refuses_hints_of_another_image(

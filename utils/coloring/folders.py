@@ -21,7 +21,7 @@ from utils.coloring.hints import Hints, Recolorer, crop_hints, hint_planes
 from utils.coloring.metadata import Metadata, read_metadata, to_srgb, write_with_exif
 from utils.coloring.outputs import fit_container, name_outputs
 from utils.coloring.toning import is_toned
-from utils.images import ImageError, Picture, pixel_count, read_picture, write_png
+from utils.images import ImageError, Picture, TooManyPixels, pixel_count, read_picture, write_png
 from utils.run import UserError, amp_dtype, is_main, say
 
 COMPARE = "compare"  # folder of the panels, in the output folder
@@ -121,6 +121,9 @@ def color_images(
             height, width = picture.rgb.shape[:2]
             if path in hints:
                 hints[path].check(height, width)
+        except TooManyPixels as error:
+            broken[path] = ImageError(f"{error}; --max-pixels raises the limit")
+            return None
         except ImageError as error:
             broken[path] = error
             return None
@@ -132,9 +135,9 @@ def color_images(
         border = find_border(picture.rgb)
         if border:
             remark(BORDERED, path)
-        true_color = cfg.source_tone == "auto"
         inner = cut_border(picture, border)
-        if true_color and picture.has_color and is_toned(inner.rgb):
+        true_color = cfg.source_tone == "auto" and inner.has_color
+        if true_color and is_toned(inner.rgb):
             remark(TONED, path)
             true_color = False
         plane, asked = prepare(inner, img_size), None

@@ -70,11 +70,13 @@ class Hints:
         """
         if self.size not in (None, (height, width)):
             made_for = f"{self.size[1]}x{self.size[0]}" if self.size else ""
-            raise ImageError(f"is {width}x{height}, but {self.name} is for an image of {made_for}")
+            raise ImageError(f"is {width}x{height}, but {self.name} is for an image of {made_for}; place them anew")
         for number, hint in enumerate(self.hints, 1):
             if not (0 <= hint.x < width and 0 <= hint.y < height):
                 place = f"x {hint.x:g}, y {hint.y:g}"
-                raise ImageError(f"is {width}x{height}: hint {number} of {self.name} lies outside it ({place})")
+                raise ImageError(
+                    f"is {width}x{height}: hint {number} of {self.name} lies outside it ({place}); move it inside"
+                )
 
 
 def takes_hints(generator: nn.Module) -> bool:

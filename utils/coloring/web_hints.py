@@ -7,6 +7,8 @@ of our own is needed; dragging would need one, and on a phone it would fight wit
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import dist
 from pathlib import Path
@@ -36,6 +38,20 @@ def parse_color(color: str) -> str:
     if channels := fullmatch(r"rgba?\(([\d.]+), *([\d.]+), *([\d.]+).*\)", color):
         return "#" + bytes(min(255, round(float(channel))) for channel in channels.groups()).hex()
     raise gr.Error(f"{color[:40]}: is no color")
+
+
+def with_warnings(handler: Callable[..., list]) -> Callable[..., list]:
+    """Make a handler's errors warnings, which change nothing: Gradio would cover the canvas with "Error"."""
+
+    @functools.wraps(handler)
+    def handle(*args: object) -> list:
+        try:
+            return handler(*args)
+        except gr.Error as error:
+            gr.Warning(error.message, title="Not done")
+            return gr.skip()
+
+    return handle
 
 
 def nearest(photo: Photo, x: int, y: int) -> int | None:
@@ -114,6 +130,8 @@ class HintEditor:
             return [gr.skip()] * 5
         hints = list(photo.hints)
         hints[photo.current] = replace(hints[photo.current], color=parse_color(color))
+        if hints == photo.hints:
+            return [gr.skip()] * 5
         return self.change(photo, name, saturation, hints, photo.current, held=True)
 
     def recolor_likely(
