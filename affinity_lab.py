@@ -40,7 +40,8 @@ def describe(l: Tensor, features: Tensor, side: int, factor: int) -> Tensor:
     features = (features - mean) / (deviation + 1e-3) / features.shape[1] ** 0.5 / FEATURE_REACH
     features = F.interpolate(features, scale_factor=4 / factor, mode="bilinear")  # (B, C, H/factor, W/factor)
     light = F.avg_pool2d(l, factor) / LIGHTNESS_REACH
-    rows, columns = (torch.arange(n, device=l.device) * (factor / side / PLACE_REACH) for n in light.shape[-2:])
+    step = factor / PLACE_REACH / torch.full((), side, device=l.device)  # a tensor: ONNX knows no symbolic number
+    rows, columns = (torch.arange(n, device=l.device) * step for n in light.shape[-2:])
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, H/factor, W/factor)
     return torch.cat([features, light, places.expand(len(l), -1, -1, -1)], dim=1)
 
@@ -62,7 +63,8 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
         # softmax over the second place of -|x - y|^2 / 2 = x y - y^2 / 2 - ..., the rest does not depend on it
         query = torch.cat([looks, torch.ones_like(looks[..., :1])], dim=2)
         key = torch.cat([looks, looks.square().sum(dim=2, keepdim=True) / -2], dim=2)
-        evened = F.scaled_dot_product_attention(query, key, cells.flatten(2).mT, scale=1.0)  # (B, N, 2)
+        value = cells.flatten(2).mT[:, None]  # of one head: ONNX knows no attention without heads
+        evened = F.scaled_dot_product_attention(query[:, None], key[:, None], value, scale=1.0)  # (B, 1, N, 2)
         change = evened.mT.reshape(cells.shape) - cells
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
 
