@@ -75,7 +75,7 @@ def write_film(
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
         if text:
-            line = b"<i>hello</i>" if subtitles == "subrip" else b"hello"
+            line = b"{\\an8}<i>hello</i> 1 < 2 > 0" if subtitles == "subrip" else b"hello"
             packet = av.Packet(struct.pack(">H", len(line)) + line if subtitles == "mov_text" else line)
             packet.stream, packet.time_base = text, Fraction(1, 1000)
             packet.pts, packet.dts, packet.duration = 200, 200, 500
@@ -226,7 +226,9 @@ def test_color_video_turns_subrip_into_the_subtitles_of_mp4(tmp_path: Path) -> N
     with av.open(str(output)) as container:
         stream = container.streams.subtitles[0]
         said = [packet for packet in container.demux(stream) if packet.size > 2]
-        assert stream.codec_context.name == "mov_text" and [bytes(packet) for packet in said] == [b"\0\5hello"]
+        assert stream.codec_context.name == "mov_text" and [bytes(packet) for packet in said] == [
+            b"\0\x0fhello 1 < 2 > 0"
+        ]
         assert (said[0].pts * said[0].time_base, said[0].duration * said[0].time_base) == (
             Fraction("0.2"),
             Fraction("0.5"),

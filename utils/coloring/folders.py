@@ -121,11 +121,9 @@ def color_images(
             height, width = picture.rgb.shape[:2]
             if path in hints:
                 hints[path].check(height, width)
-        except TooManyPixels as error:
-            broken[path] = ImageError(f"{error}; --max-pixels raises the limit")
-            return None
         except ImageError as error:
-            broken[path] = error
+            mend = "; --max-pixels raises the limit" if isinstance(error, TooManyPixels) else ""
+            broken[path] = ImageError(f"{error}{mend}")
             return None
         metadata = read_metadata(path)
         converted = to_srgb(picture, metadata.profile)

@@ -28,6 +28,9 @@ def _without_name() -> Iterator[None]:
         raise OSError(error.errno, error.strerror) from error
 
 
+_SUBRIP_TAG = re.compile(rb"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")  # <i>, </font>, and {\an8}, which places a line
+
+
 class Mp4:
     """An MP4 file to write: H.264, and the sound and subtitles of the film; its index comes first.
 
@@ -137,8 +140,8 @@ class Mp4:
 
 
 def _to_mov_text(packet: av.Packet) -> av.Packet:
-    """Make a SubRip packet, which is text with HTML's tags, one of MP4's: the length, then the text without tags."""
-    text = re.sub(rb"<[^<>]*>", b"", bytes(packet).rstrip(b"\r\n\0"))[:0xFFFF]
+    """Make a SubRip packet, which is text with tags, one of MP4's: the length, then the text without tags."""
+    text = _SUBRIP_TAG.sub(b"", bytes(packet).rstrip(b"\r\n\0"))[:0xFFFF]
     made = av.Packet(struct.pack(">H", len(text)) + text)
     made.pts, made.dts, made.duration, made.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
     return made
