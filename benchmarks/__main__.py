@@ -35,7 +35,7 @@ class BenchmarkConfig:
     images_dir: Path | None = None  # Folder of JPEGs of COCO's size; scikit-image's photographs when not given.
     parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export", "films")  # Which parts.
     device: str = DEVICE  # cuda, mps or cpu.
-    images: int = 120  # Images to color, score and load; fewer are repeated.
+    images: int = 80  # Images to color, score and load; fewer are repeated.
     turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
     steps: int = 2  # Training steps per timing; 50 are better on a GPU.
 

@@ -27,7 +27,7 @@ from utils.training import stage
 from utils.training.optimization import update_ema
 
 SIZE, LOAD_SIZE, BATCH = textbook.SIZE, 286, 16  # of samples
-WARM_UP = 2  # steps
+WARM_UP = 1  # step
 TEXTBOOK = "--init-checkpoint textbook"  # see `our_steps`
 
 
@@ -156,10 +156,11 @@ def measure_steps(
         yield compare(f"stage {number} step", "ms/image", pair, aim, f"textbook's networks, {SIZE} px, batch 4")
 
     default = our_config(1, 8, "--frozen-share 0")
-    counts = [in_fresh_process(count_flops, replace(default, max_steps=WARM_UP + more)) for more in (1, 2)]
+    pairs = replace(default, batch_size=2)
+    counts = [in_fresh_process(count_flops, replace(pairs, max_steps=number)) for number in (1, 2)]
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
     (took,) = medians(turns, functools.partial(in_fresh_process, our_steps, default))
-    per_image = (counts[1] - counts[0]) / default.batch_size  # of one step
+    per_image = (counts[1] - counts[0]) / pairs.batch_size  # of one step
     note = f"all trained, {SIZE} px, batch 8: {1e3 / took:.1f} images/s, {per_image / 1e9:.1f} GFLOP an image, "
     note += f"{per_image / (took / 1e3) / peak:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
     yield Row("stage 1 step, default networks", "ms/image", took, note=note)
