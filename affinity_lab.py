@@ -21,6 +21,8 @@ FEATURE_REACH = 1.0  # root mean square over the channels, in standard deviation
 LIGHTNESS_REACH = 0.5  # of L in [-1, 1]
 PLACE_REACH = 0.2  # of the shorter side
 NOISE = 0.03  # variance of a hint, relative to the differences: neighbors that disagree are averaged
+MOST_HINTED = 2048  # cells of 4 x 4 pixels that `spread` takes into account: its cost grows with their third power
+MOST_PAIRS = 2**22  # of places compared at a time: 17 MB each of their products
 EVEN_REACH = 0.5  # of these distances, for `even_out`
 
 
@@ -115,12 +117,17 @@ def spread(asked: Tensor, marked: Tensor, looks: Tensor) -> Tensor:
     """
     share = F.avg_pool2d(marked, 4)[0]  # (H/4, W/4): cells of 4 x 4 pixels
     hinted = share > 0
+    if (count := int(hinted.sum())) > MOST_HINTED:  # by the golden ratio, which falls into step with no row
+        spaced = torch.arange(count, dtype=torch.float64, device="cpu") * 0.6180339887498949 % 1
+        hinted[hinted.clone()] = (spaced < MOST_HINTED / count).to(looks.device)
     known = F.avg_pool2d(asked, 4)[:, hinted] / share[hinted]  # (2, N): the means of the hinted pixels
     cells, shares = (of_cells(planes)[..., hinted] for planes in (looks, F.avg_pool2d(marked, 2)))
     there = (cells * shares).mean(dim=(1, 2)) / share[hinted]  # (E, N)
     alike = kernel(there, there) + NOISE * torch.eye(there.shape[1], device=looks.device)
     weights = torch.linalg.solve(alike, known.T)  # (N, 2)
-    return (kernel(looks.flatten(1), there) @ weights).T.unflatten(1, looks.shape[1:])
+    pieces = looks.flatten(1).split(max(1, MOST_PAIRS // max(1, len(weights))), dim=1)
+    change = torch.cat([kernel(piece, there) @ weights for piece in pieces])  # (H/2 * W/2, 2)
+    return change.T.unflatten(1, looks.shape[1:])
 
 
 def of_cells(planes: Tensor) -> Tensor:

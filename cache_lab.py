@@ -25,6 +25,7 @@ from tqdm import tqdm
 from config import CacheConfig
 from dataset_lab_cache import CACHE_FORMAT, cache_folder
 from utils import run
+from utils.collectives import barrier
 from utils.data.samples import image_keys, lab_planes, load_rgb, source_hash
 from utils.files import FIRST, list_images, open_atomically, read_json, write_json
 from utils.images import ImageError
@@ -107,12 +108,12 @@ def cache(cfg: CacheConfig) -> Path:
             remove_records(folder)
         run.say(f"{folder}: already whole, {len(images)} images at {cfg.load_size} px")
         return folder
-    run.barrier()  # every process checks before any of them writes
+    barrier()  # every process checks before any of them writes
     if run.is_main():
         if cfg.overwrite:
             remove_cache(folder, request)
         write_json(folder / "request.json", request)
-    run.barrier()
+    barrier()
 
     firsts = list(enumerate(range(0, len(images), cfg.shard_images)))
     records = [folder / f"shard_{number:05d}.json" for number, _ in firsts]
@@ -120,7 +121,7 @@ def cache(cfg: CacheConfig) -> Path:
         chunk = slice(first, first + cfg.shard_images)
         if not records[number].exists():
             write_shard(folder, number, images[chunk], names[chunk], cfg)
-    run.barrier()
+    barrier()
     if run.is_main():
         write_index(folder, request, [read_json(record, "rerun with --overwrite") for record in records])
         remove_records(folder)

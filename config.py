@@ -201,7 +201,7 @@ class VGGConfig(TrainingConfig):
     """Stage 2's G_*.pt; the D_*.pt beside it is read as well."""
     epochs: int = 1
     learning_rate: float = 2e-5
-    lambda_l1: float = 30.0
+    lambda_l1: float = 250.0
     lambda_vgg: float = 1.0
     """Weight of the perceptual loss."""
     vgg_weights: str = "imagenet"

@@ -6,6 +6,7 @@ their names and shapes with a record of what was asked for.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class LabCacheDataset(LabDataset):
         Raises:
             UserError: it does not fit or is damaged; the message says how to mend it.
         """
-        mend = f"run: python cache_lab.py --images-dir {images_dir} --load-size {load_size} --overwrite"
+        mend = f"run: {cache_command(images_dir, load_size, folder.parent)} --overwrite"
         index = read_json(folder / "index.json", mend)
         try:
             meta = index["meta"]
@@ -119,6 +120,12 @@ class LabCacheDataset(LabDataset):
         return list(crop.transpose(2, 0, 1))
 
 
+def cache_command(images_dir: Path, load_size: int, cache_dir: Path) -> str:
+    """Give the command line that makes the cache of a folder where training looks for it."""
+    flags = "--images-dir", images_dir, "--load-size", load_size, "--cache-dir", cache_dir
+    return shlex.join(["python", "cache_lab.py", *map(str, flags)])
+
+
 def open_source(cfg: TrainingConfig, filter_report: Path | None = None) -> Source:
     """Find the images of a stage, in the cache where there is one, else as files.
 
@@ -134,8 +141,8 @@ def open_source(cfg: TrainingConfig, filter_report: Path | None = None) -> Sourc
     folder = cache_folder(cfg.cache_dir, cfg.images_dir)
     used = images if filter_report is None else drop_rejected(images, filter_report)
     if not (folder / "index.json").exists():
-        hint = f"python cache_lab.py --images-dir {cfg.images_dir} makes it faster"
-        run.say(f"data: {cfg.images_dir} from the files ({hint})")
+        hint = cache_command(cfg.images_dir, cfg.load_size, cfg.cache_dir)
+        run.say(f"data: {cfg.images_dir} from the files (to make it faster: {hint})")
         sizes = cfg.img_size, cfg.load_size
         return Source(used, key, lambda paths, seed: LabSubsetDataset(paths, *sizes, seed, cfg.scale_jitter))
     run.say(f"data: {cfg.images_dir} from the cache {folder}")

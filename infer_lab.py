@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from config import DEFAULT_CHECKPOINT, FINETUNE_CHECKPOINTS, MAX_SATURATION, SUBSET_CHECKPOINTS, InferConfig
+from utils.collectives import barrier, gather
 from utils.coloring.colorize import cast_convolutions
 from utils.coloring.exported import open_generator
 from utils.coloring.folders import COMPARE, color_images
@@ -34,7 +35,6 @@ from utils.run import (
     UserError,
     amp_dtype,
     command,
-    gather,
     hold,
     is_main,
     rank,
@@ -81,8 +81,8 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     if not 1 <= cfg.every <= MAX_EVERY:
         raise UserError(f"--every {cfg.every}: must be from 1 to {MAX_EVERY}")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
-    if output.exists() and output.samefile(cfg.input):
-        raise UserError(f"{cfg.input}: would be overwritten; {MEND}")
+    if output.exists() and output.parent.samefile(cfg.input.parent):
+        raise UserError(f"{output}: is there already, beside the input; {MEND}, or remove it")
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
@@ -134,6 +134,7 @@ def infer(cfg: InferConfig) -> None:
     vgg = f", perceptual loss: {info['vgg']}" if info.get("vgg") else ""
     say(f"checkpoint: {checkpoint} (stage {info['stage']}, epoch {info['epoch']}{vgg}), at {img_size} px")
     hold(cfg.output_dir)
+    barrier()
     if is_video:
         if is_main():
             color_clip(cfg, generator, img_size, device)

@@ -8,6 +8,7 @@ transposed convolutions leave a checkerboard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "group":
-        return nn.GroupNorm(max(1, channels // 16), channels)
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
     raise ValueError(f"norm {norm!r}: give batch, instance or group")
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.race --images-dir TRAIN --test-dir TEST --work-dir DIR [--minutes 60] [--sides textbook]
 
-The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none for two sevenths of
-the time at half the size and for four sevenths at the full size, then train_lab_finetune.py; "pretrained" is
-train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is as in
-config.py; a short trial of each leg says how many steps fit. On two cores two sides may run at once, each as a
+The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none --gen-width 32 for
+two sevenths of the time at half the size and for four sevenths at the full size, then train_lab_finetune.py;
+"pretrained" is train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is
+as in config.py; a short trial of each leg says how many steps fit. On two cores two sides may run at once, each as a
 command bound to one of them. Writes <work-dir>/<side>/scores.json, beside the generators.
 """
 
@@ -44,7 +44,7 @@ class RaceConfig:
     sides: tuple[Literal["textbook", "scratch", "pretrained"], ...] = ("textbook", "scratch", "pretrained")
     minutes: float = 60.0  # Training time of each.
     img_size: int = 128  # Side of the training images, in pixels.
-    networks: str = "--gen-width 32 --disc-width 32"  # Flags of train_lab.py for both, given as --networks="...".
+    networks: str = "--disc-width 32"  # Flags of train_lab.py for both, given as --networks="...".
     device: str = DEVICE  # cuda, mps or cpu.
 
 
@@ -73,8 +73,8 @@ def timed(script: ModuleType, cfg: TrainingConfig, steps: int) -> tuple[Path, fl
 def run_ours(cfg: RaceConfig, side: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, float, int]:
     """Train stage 1, from scratch at half the size first, then stage 2; return the same."""
     legs = [  # the last number is the share of the time that is left
-        (train_lab, TrainConfig, f"{cfg.networks} --encoder none", cfg.img_size // 2, 2 / 7),
-        (train_lab, TrainConfig, "--encoder none", cfg.img_size, 4 / 5),
+        (train_lab, TrainConfig, f"{cfg.networks} --encoder none --gen-width 32", cfg.img_size // 2, 2 / 7),
+        (train_lab, TrainConfig, "", cfg.img_size, 4 / 5),
         (train_lab_finetune, FinetuneConfig, "", cfg.img_size, 1.0),
     ]
     if side == "pretrained":

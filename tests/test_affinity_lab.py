@@ -3,6 +3,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+import affinity_lab
 from affinity_lab import (
     EVEN_REACH,
     FEATURE_REACH,
@@ -11,6 +12,7 @@ from affinity_lab import (
     PLACE_REACH,
     even_out,
     follow_hints,
+    kernel,
     lift_pale,
 )
 from models_lab import GeneratorUNet, PretrainedUNet
@@ -57,6 +59,20 @@ def test_follow_hints_meets_each_of_two_hints():
     ab = follow_hints(torch.zeros(1, 2, 64, 64), planes, FLAT, PLAIN)
     for columns, wanted in ((slice(33, 35), (0.5, 0.0)), (slice(45, 47), (-0.5, 0.2))):
         torch.testing.assert_close(ab[0, :, 33:35, columns].mean(dim=(1, 2)), torch.tensor(wanted), atol=0.06, rtol=0)
+
+
+def test_follow_hints_bounds_what_a_huge_hint_costs(monkeypatch):
+    torch.manual_seed(0)
+    everywhere = hint(slice(None), slice(None), (0.5, -0.3))
+    arguments = torch.zeros(1, 2, 64, 64), everywhere, FLAT, PLAIN
+    whole = follow_hints(*arguments)
+    monkeypatch.setattr(affinity_lab, "MOST_PAIRS", 1000)
+    torch.testing.assert_close(follow_hints(*arguments), whole, atol=1e-5, rtol=0)
+    monkeypatch.setattr(affinity_lab, "MOST_HINTED", 64)  # of 256 cells
+    taken = []
+    monkeypatch.setattr(affinity_lab, "kernel", lambda a, b: taken.append(b.shape[1]) or kernel(a, b))
+    torch.testing.assert_close(follow_hints(*arguments), whole, atol=0.1, rtol=0)
+    assert max(taken) <= 66
 
 
 def test_follow_hints_leaves_a_sample_without_hints_and_the_range():

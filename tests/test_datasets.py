@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,7 +231,8 @@ def test_cache_does_not_touch_a_folder_that_is_not_its_own(photos, tmp_path):
 def test_open_index_refuses_what_does_not_fit(photos, tmp_path):
     folder = make_cache(photos, tmp_path / "cache")
     key = source_hash(photos, list_images(photos))
-    with pytest.raises(UserError, match=r"at 72 px, but --load-size is 90.*--overwrite"):
+    flags = f"--images-dir {photos} --load-size 90 --cache-dir {folder.parent} --overwrite"
+    with pytest.raises(UserError, match=rf"at 72 px, but --load-size is 90.*{re.escape(flags)}"):
         LabCacheDataset.open_index(folder, photos, key, 90)
     with pytest.raises(UserError, match="made from other images"):
         LabCacheDataset.open_index(folder, photos, "another", 72)
@@ -297,7 +299,8 @@ def test_open_training_data_prefers_the_cache_and_keeps_the_split_apart(photos, 
     cfg = config_for(photos, tmp_path)
     (photos / "broken.jpg").unlink()
     from_files = open_training_data(cfg, open_source(cfg))
-    assert "from the files" in capsys.readouterr().out
+    hint = f"--images-dir {photos} --load-size 72 --cache-dir {tmp_path / 'cache'})"
+    assert "from the files" in (printed := capsys.readouterr().out) and hint in printed
     make_cache(photos, tmp_path / "cache")
     from_cache = open_training_data(cfg, open_source(cfg))
     assert "from the cache" in capsys.readouterr().out

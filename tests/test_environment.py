@@ -65,3 +65,13 @@ def test_scripts_run_without_home_network_gpu_and_locale(sample_coco: Path, tmp_
     assert all(name in outputs for name in NAMES)
     metrics = json.loads((tmp_path / "evaluation" / "evaluation_metrics.json").read_bytes())
     assert len(metrics["skipped"]) == 1
+
+
+def test_a_script_whose_output_nobody_reads_ends_without_a_word(sample_coco: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "cache_lab.py"), "--images-dir", str(sample_coco / "train2017")]
+    command += ["--cache-dir", str(tmp_path), "--load-size", "36"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == 1 and b"rror" not in errors, errors.decode()

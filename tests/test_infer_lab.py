@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -210,16 +211,20 @@ def test_main_says_what_it_found_and_what_a_format_cannot_hold(
     write_png(tmp_path / "in" / "color.png", PHOTO16, ALPHA.astype(np.uint16) * 257)
     framed = cv2.copyMakeBorder(PHOTO, 9, 9, 9, 9, cv2.BORDER_CONSTANT, value=(250, 250, 250))
     write_png(tmp_path / "in" / "scan.png", framed)
+    pages = [Image.fromarray(PHOTO), Image.fromarray(PHOTO)]
+    pages[0].save(tmp_path / "in" / "pages.tif", save_all=True, append_images=pages[1:])
+    shutil.copyfile(tmp_path / "in" / "toned.jpg", tmp_path / "in" / "saved.jfif")
     arguments = (tmp_path / "in", generator_path, "--compare", "--format", "jpg", "--quality", "80")
     assert run(*arguments, "--output-dir", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     for name, remark in [
-        ("toned.jpg", "toned, such as sepia, and colored from the lightness alone"),
+        ("pages.tif", "of several pages or frames, of which the first is colored"),
         ("scan.png", "with a uniform border, which keeps its own pixels"),
         ("color.png", "written in 8 bits, as JPG holds no 16"),
         ("color.png", "laid on white, as JPG holds no transparency"),
     ]:
         assert f"1 image {remark}: {tmp_path / 'in' / name}\n" in printed
+    assert "2 images toned, such as sepia, and colored from the lightness alone: " in printed
     panels = [
         read_picture(tmp_path / "out" / "compare" / f"{n}.png").rgb.shape[1] for n in ("color", "scan", "toned")
     ]
@@ -322,10 +327,16 @@ def test_main_never_overwrites_an_input(
     assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
 
 
-def test_main_colors_a_single_image_beside_itself(photos: Path, generator_path: Path) -> None:
+def test_main_colors_a_single_image_beside_itself_once(
+    photos: Path, generator_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = (photos / "deep" / "cmyk.tif", generator_path, "--output-dir", photos / "deep", "--format", "png")
     assert run(*arguments) == 0
     assert (photos / "deep" / "cmyk.png").exists()
+    before = (photos / "deep" / "cmyk.png").read_bytes()
+    assert run(*arguments) == 2
+    assert "cmyk.png: is there already, beside an input; name another --output-dir" in capsys.readouterr().err
+    assert (photos / "deep" / "cmyk.png").read_bytes() == before
 
 
 def test_main_keeps_panels_and_outputs_apart(

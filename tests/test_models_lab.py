@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from affinity_lab import lift_pale
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, norm_layer
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -54,6 +54,10 @@ def test_weights_are_drawn_from_a_narrow_normal():
     weights = GeneratorUNet(width=32, depth=4).downs[2].conv.weight
     assert weights.std().item() == pytest.approx(0.02, rel=0.02)
     assert weights.mean().item() == pytest.approx(0, abs=1e-3)
+
+
+def test_group_norm_takes_any_width():
+    assert [norm_layer("group", channels).num_groups for channels in (8, 56, 64, 512)] == [1, 1, 4, 32]
 
 
 def test_generator_rejects_unknown_arguments():

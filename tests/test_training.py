@@ -142,8 +142,9 @@ def test_another_configuration_is_refused_and_no_resume_starts_anew(stage_one, s
 
 def test_no_resume_does_not_remove_what_it_starts_from(stage_one):
     cfg, newest = stage_one
+    inherited = {name: getattr(TrainConfig, name) for name in TINY_NETWORKS}
     with pytest.raises(UserError, match="would remove --init-checkpoint"):
-        train_lab.train(replace(cfg, resume=False, init_checkpoint=newest))
+        train_lab.train(replace(cfg, resume=False, init_checkpoint=newest, **inherited))
     assert newest.exists() and (cfg.output_dir / "last.pt").exists()
 
 
@@ -200,6 +201,19 @@ def test_numbers_out_of_range_are_named(sample_coco, tmp_path, wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         train_lab.train(tiny_config(tmp_path, sample_coco, **wrong))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"encoder": "lite2", "gen_width": 32}, "--gen-width: only with --encoder none"),
+        ({"encoder": "none", "frozen_share": 0.1}, "--frozen-share: with --encoder none no encoder is pretrained"),
+        ({"encoder": "none", "init_checkpoint": Path("G.pt")}, "--encoder: the networks are those of --init-check"),
+    ],
+)
+def test_flags_of_other_networks_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        train_lab.train(TrainConfig(**flags))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")

@@ -18,10 +18,11 @@ import torch
 from utils.run import UserError
 
 MAX_NAME = 255  # bytes, on most file systems
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+JPEG_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+IMAGE_EXTENSIONS = JPEG_EXTENSIONS | {".png", ".webp", ".bmp", ".tif", ".tiff"}
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".mkv", ".avi", ".webm", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob"}
-    | {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"}
+    | {".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".m1v", ".m2v", ".divx", ".rm"}
 )
 FIRST = "run python -m utils.data.coco (COCO) or python filter.py (the subset) first, or give --images-dir"
 MAX_LIST = 2**28  # bytes of a list of images
@@ -152,7 +153,9 @@ def list_images(source: Path, recursive: bool = False, mend: str = "check the pa
                 raise ValueError
             lines = text.splitlines()
         except ValueError:
-            raise UserError(f"{source}: neither an image, a folder, nor a text list of images") from None
+            kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+            what = f"neither a folder, an image ({kinds}), a video, nor a list of images in UTF-8"
+            raise UserError(f"{source}: {what}; convert it, or save the list as UTF-8") from None
         images = sorted(source.parent / line.strip() for line in lines if line.strip())
     else:
         raise UserError(f"{source}: no such image, folder or list of images; {mend}")

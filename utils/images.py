@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from utils.decoding import ImageError, TooManyPixels, decode, swap_red_and_blue
-from utils.files import open_atomically, plain_name, write_bytes
+from utils.files import IMAGE_EXTENSIONS, JPEG_EXTENSIONS, open_atomically, plain_name, write_bytes
 
 MAX_PIXELS = 2**28  # of an image: three bytes a pixel are 0.8 GB
 MAX_BYTES = 2**31  # of a file: as many of 16-bit RGBA
@@ -24,14 +24,14 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at a third of MAX_PIXELS already; read_picture has the limit
 _ROWS = 16  # looked at together
 QUALITY = 95  # of JPEG and WebP
-_QUALITIES = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
+_QUALITIES = dict.fromkeys(JPEG_EXTENSIONS, cv2.IMWRITE_JPEG_QUALITY) | {".webp": cv2.IMWRITE_WEBP_QUALITY}
 # Photographs hold few repetitions: without a search for them PNGs are written fastest, and hardly larger.
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
 _PNG_END = b"IEND\xae\x42\x60\x82"  # and its checksum
 LARGE = 2**24  # pixels of 16 bits, from which on `write_large` is worth it
 HOLD_16_BIT = frozenset({".png", ".tif", ".tiff"})
-HOLD_NO_ALPHA = frozenset({".jpg", ".jpeg", ".bmp"})
+HOLD_NO_ALPHA = JPEG_EXTENSIONS | {".bmp"}
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,10 @@ def _arrange(suffix: str, picture: Picture, quality: int, overwrite: bool) -> tu
 
 
 def _encode(suffix: str, bgr: np.ndarray, settings: list[int]) -> bytes:
+    if suffix not in IMAGE_EXTENSIONS:
+        raise ImageError(f"no {suffix} file can be written; give --format png")
     try:
-        whole, encoded = cv2.imencode(suffix, bgr, settings)
+        whole, encoded = cv2.imencode(".jpg" if suffix in JPEG_EXTENSIONS else suffix, bgr, settings)
     except cv2.error:
         whole = False
     if not whole:

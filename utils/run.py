@@ -63,6 +63,8 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     try:
         function(config)
     except (UserError, OSError, EOFError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _drop_closed_output():
+            return 1
         message = _in_one_line(error)
         if message is None:
             raise
@@ -87,6 +89,16 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
+
+
+def _drop_closed_output() -> bool:
+    """Tell whether nobody reads the output any more, as after `| head`; if so, nothing more is written to it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _in_one_line(error: Exception) -> str | None:
@@ -126,12 +138,13 @@ def set_up_device(name: str) -> torch.device:
         raise UserError("--device mps: torch finds no Apple GPU here; use --device cpu")
     cv2.setNumThreads(0)  # the project's own threads and workers already use every core
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     if "LOCAL_RANK" in os.environ:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            if device.index >= torch.cuda.device_count():
+                raise UserError(f"--nproc_per_node: at most {torch.cuda.device_count()}, as torch finds no more GPUs")
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -166,29 +179,6 @@ def is_main() -> bool:
 def is_main_of_machine() -> bool:
     """Whether this process is the one that does what a machine needs once."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
-def gather(value: Item) -> list[Item]:
-    """Give the value of each process, in the order of their ranks; every process must call it.
-
-    Raises:
-        UserError: another process has ended.
-    """
-    if not dist.is_initialized():
-        return [value]
-    values = [value] * world_size()
-    try:
-        dist.all_gather_object(values, value)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"another process has ended, see its output ({reason})") from error
-    return values
-
-
-def barrier() -> None:
-    """Wait for the other processes."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def hold(folder: Path) -> None:

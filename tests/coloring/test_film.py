@@ -47,6 +47,7 @@ def write_film(
     pix_fmt: str = "yuv420p",
     sound: str | None = None,
     subtitles: str | None = None,
+    rate: int = 48000,
     **tags: int,
 ) -> None:
     """Write a film; `times` are in milliseconds, ten frames a second if none are given."""
@@ -56,7 +57,7 @@ def write_film(
         video.height, video.width, video.pix_fmt = *frames[0].shape[:2], pix_fmt
         for name, tag in tags.items():
             setattr(video.codec_context, name, tag)
-        audio = container.add_stream(sound, 48000, layout="stereo") if sound else None
+        audio = container.add_stream(sound, rate, layout="stereo") if sound else None
         text = container.add_mux_stream(subtitles) if subtitles else None
         if text:
             text.time_base = Fraction(1, 1000)
@@ -70,7 +71,7 @@ def write_film(
             tone = (8000 * np.sin(np.arange(48000) / 20)).astype(np.float32) / 32768
             chunk = av.AudioFrame.from_ndarray(np.stack([tone, tone]), "fltp", "stereo")
             chunk.sample_rate, chunk.pts = 48000, 0
-            resampler = av.AudioResampler(audio.format, "stereo", 48000, audio.codec_context.frame_size or 1024)
+            resampler = av.AudioResampler(audio.format, "stereo", rate, audio.codec_context.frame_size or 1024)
             for part in resampler.resample(chunk):
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
@@ -193,13 +194,18 @@ def test_color_video_copies_sound_bit_for_bit_and_names_what_mp4_cannot_hold(tmp
         assert [stream.type for stream in container.streams] == ["video", "audio"]
 
 
-@pytest.mark.parametrize("kind", ["pcm_s16le", "pcm_s24le"])
-def test_color_video_turns_pcm_into_aac(kind: str, tmp_path: Path) -> None:
-    write_film(tmp_path / "film.mov", ramp(10), sound=kind)
-    output, remark = color(tmp_path / "film.mov")
+@pytest.mark.parametrize(
+    ("name", "kind", "rate"),
+    [("film.mov", "pcm_s24le", 48000), ("pcm.mkv", "pcm_u8", 11024), ("film.mkv", "mp2", 48000)],
+)
+def test_color_video_turns_what_browsers_do_not_play_into_aac(
+    name: str, kind: str, rate: int, tmp_path: Path
+) -> None:
+    write_film(tmp_path / name, ramp(10), sound=kind, rate=rate)
+    output, remark = color(tmp_path / name)
     assert remark == "with its sound"
     heard = []
-    for path in (tmp_path / "film.mov", output):
+    for path in (tmp_path / name, output):
         with av.open(str(path)) as container:
             stream = container.streams.audio[0]
             resampler = av.AudioResampler("fltp", "stereo", 48000)

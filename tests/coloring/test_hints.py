@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from coloring_subjects import CPU, PHOTO, Wild, visible_generator
 import infer_lab
 from config import DEFAULT_CHECKPOINT
 from models_lab import PretrainedUNet
+from utils.coloring.borders import Border
 from utils.coloring.colorize import merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
 from utils.coloring.hints import (
@@ -26,6 +28,7 @@ from utils.coloring.hints import (
     hint_planes,
     parse_hints,
     takes_hints,
+    without_hinted,
 )
 from utils.data.sample_set import load_photo
 from utils.images import Picture, read_picture, write_png
@@ -103,7 +106,7 @@ def test_parse_hints_names_what_is_wrong(text: str, reason: str) -> None:
 
 
 def test_find_hints_follows_the_folders_of_the_images(tmp_path: Path) -> None:
-    for name in ("a.json", "deep/b.json"):
+    for name in ("a.json", "._a.json", "deep/b.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("[]")
     images = {
@@ -116,6 +119,12 @@ def test_find_hints_follows_the_folders_of_the_images(tmp_path: Path) -> None:
         find_hints(tmp_path, images, True)
     images[Path("in/deep/b.tif")] = Path("deep/b.png")
     assert list(find_hints(tmp_path, images, True))[-1] == Path("in/deep/b.tif")
+
+
+def test_without_hinted_takes_a_side_with_a_hint_for_picture() -> None:
+    border = Border(top=10, bottom=20, left=5, right=0)
+    for x, y, left in ((4.9, 50, replace(border, left=0)), (50, 80, replace(border, bottom=0)), (50, 50, border)):
+        assert without_hinted(border, [Hint(x, y, "#ff0000")], 100, 200) == left
 
 
 @pytest.fixture(scope="module")

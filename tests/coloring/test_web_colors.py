@@ -15,6 +15,8 @@ from utils.coloring.hints import Hint
 from utils.images import read_picture, write_png
 
 pytest.importorskip("gradio", reason="the page needs requirements-demo.txt")
+import gradio as gr
+
 from utils.coloring import web_colors
 from utils.coloring.visits import Photo
 
@@ -78,3 +80,8 @@ def test_see_forgets_what_was_not_used_for_longest(
     for number in (0, 1, 0, 2):
         assert colorizer.color(photos[number], "G", 1.0).rgb.shape == PHOTO.shape
     assert [bool(each.seen) for each in photos] == [True, False, True] and len(colorizer.recent) == 2
+
+
+def test_generator_says_on_the_page_that_a_checkpoint_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(gr.Error, match=r"G_epoch_001.pt: .*; choose another checkpoint"):
+        web_colors.Colorizer({"Subset": tmp_path / "G_epoch_001.pt"}, CPU).generator("Subset")

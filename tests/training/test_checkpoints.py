@@ -68,6 +68,8 @@ def test_publish_multiplies_the_colors(tmp_path):
     l = torch.rand(1, 1, 24, 24) * 2 - 1
     torch.testing.assert_close(half(l).atanh(), 1.5 * whole(l).atanh(), atol=1e-3, rtol=1e-2)
     assert info["saturation"] == 1.5
+    assert publish.main([str(target), str(target), "--saturation", "2"]) == 0
+    assert checkpoints.load_generator(target, CPU)[1]["saturation"] == 3
     assert publish.main([str(source), str(target), "--saturation", "0"]) == 2
 
 

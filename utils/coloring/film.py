@@ -28,6 +28,7 @@ _ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # bicubic, chroma of each pixel on 
 HD_HEIGHT = 720  # from it on, players take the matrix of untagged films for BT.709, below it for BT.601
 MAX_RATE = 240  # frames a second: what exceeds it is a container's mistake
 SUBRIP = ("srt", "subrip")  # FFmpeg's names of subtitles that MP4 holds in another form
+PLAYED = ("aac", "mp3", "opus", "flac")  # FFmpeg's names of sound that browsers play in MP4
 TOLERANCE = 0.05  # the duration that a file names may be an estimate
 
 
@@ -183,7 +184,7 @@ class Film:
     def missing(self) -> int:
         """How many frames could not be read, about; to be asked at the end."""
         by_count, by_time = self._promised_frames - self._read, (self._promised - self._reached) * self.rate
-        missing = max(by_count, round(by_time))
+        missing = by_count if self.left_out else max(by_count, round(by_time))  # what is left out may be the longest
         return missing if missing > TOLERANCE * (self._read + missing) else self._broken
 
     def _decode(self) -> Iterator[av.VideoFrame]:
@@ -216,11 +217,16 @@ class Film:
                 yield packet
 
 
+def becomes_aac(stream: Stream) -> bool:
+    """Whether a stream is sound that can be decoded, and that browsers do not play in MP4."""
+    return isinstance(stream, av.AudioStream) and stream.codec_context.codec.canonical_name not in PLAYED
+
+
 def _fits_mp4(stream: Stream) -> bool:
     """Whether a stream is one of sound or subtitles that MP4 holds, or that `Mp4` converts."""
     if stream.type not in ("audio", "subtitle"):
         return False
-    if stream.name in SUBRIP:
+    if stream.name in SUBRIP or becomes_aac(stream):
         return True
     try:
         with av.open(io.BytesIO(), "w", "mp4") as trial:

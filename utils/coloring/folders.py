@@ -17,7 +17,7 @@ from tqdm import tqdm
 from config import InferConfig
 from utils.coloring.borders import Border, cut_border, find_border, put_back
 from utils.coloring.colorize import batch_by_shape, cast_convolutions, comparison, merge, predict_ab, prepare
-from utils.coloring.hints import Hints, Recolorer, crop_hints, hint_planes
+from utils.coloring.hints import Hints, Recolorer, crop_hints, hint_planes, without_hinted
 from utils.coloring.metadata import Metadata, read_metadata, to_srgb, write_with_exif
 from utils.coloring.outputs import fit_container, name_outputs
 from utils.coloring.toning import is_toned
@@ -29,6 +29,7 @@ WINDOW_PIXELS = 2**25  # read together; three windows are in memory: one read, o
 MOST_PIXELS = 3 * WINDOW_PIXELS  # in memory, but for a single image that has more
 TONED = "toned, such as sepia, and colored from the lightness alone"
 BORDERED = "with a uniform border, which keeps its own pixels"
+PAGED = "of several pages or frames, of which the first is colored"
 UNCONVERTED = "of 16 bits, their color profile ignored"
 
 
@@ -126,11 +127,15 @@ def color_images(
             broken[path] = ImageError(f"{error}{mend}")
             return None
         metadata = read_metadata(path)
+        if metadata.pages > 1:
+            remark(PAGED, path)
         converted = to_srgb(picture, metadata.profile)
         if converted is None:
             remark(UNCONVERTED, path)
         picture = converted or picture
         border = find_border(picture.rgb)
+        if path in hints:
+            border = without_hinted(border, hints[path].hints, height, width)
         if border:
             remark(BORDERED, path)
         inner = cut_border(picture, border)

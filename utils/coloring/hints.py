@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from affinity_lab import follow_hints
 from models_lab import Generator
+from utils.coloring.borders import Border
 from utils.images import ImageError
 from utils.lab import normalize_ab, rgb_to_lab
 from utils.run import UserError
@@ -199,6 +200,7 @@ def find_hints(source: Path, outputs: Mapping[Path, Path], recursive: bool) -> d
     files = {
         path.relative_to(source).with_suffix(""): path
         for path in sorted(source.glob("**/*.json" if recursive else "*.json"))
+        if not path.name.startswith("._")  # macOS writes such files to disks with other file systems
     }
     images = {image: output.parent / image.stem for image, output in outputs.items()}
     for stem, path in files.items():
@@ -208,6 +210,17 @@ def find_hints(source: Path, outputs: Mapping[Path, Path], recursive: bool) -> d
         raise UserError(f"--hints {source}: contains no .json files")
     read = {stem: read_hints(path) for stem, path in files.items()}
     return {image: read[stem] for image, stem in images.items() if stem in read}
+
+
+def without_hinted(border: Border, hints: Sequence[Hint], height: int, width: int) -> Border:
+    """Take the sides that hold a hint for picture, not border; the photograph has the given size."""
+    sides = {
+        "top": lambda hint: hint.y < border.top,
+        "bottom": lambda hint: hint.y >= height - border.bottom,
+        "left": lambda hint: hint.x < border.left,
+        "right": lambda hint: hint.x >= width - border.right,
+    }
+    return replace(border, **{side: 0 for side, holds in sides.items() if any(map(holds, hints))})
 
 
 def crop_hints(hints: Sequence[Hint], top: int, left: int, height: int, width: int) -> list[Hint]:

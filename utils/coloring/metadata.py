@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from utils.files import write_bytes
+from utils.files import JPEG_EXTENSIONS, write_bytes
 from utils.images import HOLD_16_BIT, HOLD_NO_ALPHA, IMAGE_FORMATS, LARGE, Picture, encode_image, write_large
 
 _MAX_VALUE = 2000  # bytes of one entry
@@ -27,7 +27,8 @@ _TOP = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, softwa
 _EXIF = frozenset({33434, 33437, *range(34850, 34868), *range(36864, 36883), *range(37377, 37387)})
 _EXIF |= {*range(37520, 37523), *range(41483, 41497), *range(41985, 41997), *range(42032, 42038)}
 _GPS = frozenset(range(32))
-_PILLOW_KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_PILLOW_KINDS = dict.fromkeys(JPEG_EXTENSIONS, "JPEG") | {".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_PAGED = ("TIFF", "WEBP", "PNG")  # the second picture of an MPO, a kind of JPEG, is a preview
 _PNG_HEADER = 33  # bytes before the first chunk that may be an eXIf
 _SAME_LEVELS = 2  # of 255, by which a profile may differ from sRGB and count as it
 
@@ -39,10 +40,12 @@ class Metadata:
     Attributes:
         exif: date, camera and place, as `Image.Exif.tobytes` gives them; empty where there are none.
         profile: its ICC profile; empty where there is none.
+        pages: of a TIFF, or frames of an animation; only the first is read.
     """
 
     exif: bytes = b""
     profile: bytes = b""
+    pages: int = 1
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -52,8 +55,9 @@ def read_metadata(path: Path) -> Metadata:
             profile = file.info.get("icc_profile")
             if not (isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE):
                 profile = b""
+            pages = getattr(file, "n_frames", 1) if file.format in _PAGED else 1
             # PngImageFile's own getexif decodes the pixels.
-            return Metadata(select_exif(Image.Image.getexif(file)), profile)
+            return Metadata(select_exif(Image.Image.getexif(file)), profile, pages)
     except Exception:  # decoders raise errors of every type on broken files
         return Metadata()
 

@@ -1,7 +1,7 @@
 """Writing MP4 files that every browser plays, by PyAV: H.264 with the color tags of the input, its index first.
 
-Sound and subtitles are copied packet by packet, but for what MP4 or its players do not take: PCM becomes AAC, and
-SubRip's lines of text become MP4's.
+Sound and subtitles are copied packet by packet, but for what MP4 or its players do not take: such sound becomes AAC,
+and SubRip's lines of text become MP4's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.stream import Stream
 
-from utils.coloring.film import SUBRIP, Film, Moment
+from utils.coloring.film import SUBRIP, Film, Moment, becomes_aac
 
 
 @contextlib.contextmanager
@@ -29,6 +29,9 @@ def _without_name() -> Iterator[None]:
 
 
 _SUBRIP_TAG = re.compile(rb"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")  # <i>, </font>, and {\an8}, which places a line
+
+
+_LAYOUTS = ("", "mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")  # FFmpeg's defaults by number of channels
 
 
 class Mp4:
@@ -66,10 +69,13 @@ class Mp4:
         self._text: set[int] = set()
         self._copies: dict[int, Stream] = {}
         for stream in film.copied:
-            if isinstance(stream, av.AudioStream) and stream.codec_context.name.startswith("pcm_"):
-                encoded = self._container.add_stream("aac", stream.codec_context.rate)
+            if isinstance(stream, av.AudioStream) and becomes_aac(stream):
+                apart = {abs(rate - stream.rate): rate for rate in av.Codec("aac", "w").audio_rates or ()}
+                encoded = self._container.add_stream("aac", apart[min(apart)])
                 assert isinstance(encoded, av.AudioStream)
-                encoded.codec_context.layout = stream.codec_context.layout
+                layout = stream.codec_context.layout  # AVI says how many channels there are, not which
+                unnamed = layout.name.endswith(" channels")
+                encoded.codec_context.layout = _LAYOUTS[min(layout.nb_channels, 8)] if unnamed else layout
                 self._copies[stream.index] = self._aac[stream.index] = encoded
             elif stream.name in SUBRIP:
                 self._copies[stream.index] = self._container.add_mux_stream("mov_text", time_base=stream.time_base)

@@ -54,7 +54,7 @@ def plan(
         suffix: of the outputs; None lets each keep the name of its input.
 
     Raises:
-        UserError: there is no image, or an output would overwrite an input.
+        UserError: there is no image, or an output would overwrite an input or what lies beside one.
     """
     folder = output_dir.resolve()
     if folder.exists() and not folder.is_dir():
@@ -72,12 +72,15 @@ def plan(
         images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in [source] * single or list_images(source)))
     root = common_root(source, images)
     names = name_outputs([path.relative_to(root) for path in images], suffix)
+    folders = {path.parent.resolve() for path in images}
     inputs = {identity: path for path in images if (identity := _identity(path))}
     written = [folder / name for name in names]
     written += [folder / panels / name for name in name_outputs(names)] if panels else []
     for path in written:
         if (identity := _identity(path)) in inputs:
             raise UserError(f"{inputs[identity]}: would be overwritten; {MEND}")
+        if identity and path.parent.resolve() in folders:
+            raise UserError(f"{path}: is there already, beside an input; {MEND}, or remove it")
     if panels and any(name.parts[0].casefold() == panels for name in names):
         raise UserError(f"{root / panels}: its outputs would mix with the panels; rename it or leave --compare out")
     return dict(zip(images, names, strict=True))

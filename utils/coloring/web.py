@@ -21,7 +21,7 @@ from utils.coloring.hints import Hint, dump_hints, mark, square
 from utils.coloring.palette import likely_colors, style, to_hex
 from utils.coloring.visits import EXAMPLES_DIR, Photo, Visits
 from utils.coloring.web_colors import Colorizer
-from utils.files import IMAGE_EXTENSIONS
+from utils.files import IMAGE_EXTENSIONS, JPEG_EXTENSIONS
 from utils.images import ImageError, Picture, encode_image, read_picture, resize
 from utils.lab import lightness
 
@@ -136,7 +136,7 @@ class Page:
         folder = fresh(photo, "result")
         put(download := folder / f"{photo.path.stem}_color{photo.path.suffix}", colored)
         after = folder / "after.jpg"
-        if max(photo.size) <= SIDES_SIDE and photo.path.suffix.lower() in (".jpg", ".jpeg"):
+        if max(photo.size) <= SIDES_SIDE and photo.path.suffix.lower() in JPEG_EXTENSIONS:
             shutil.copyfile(download, after)  # which would be encoded to the same bytes
         else:
             put(after, shrink(colored, SIDES_SIDE))
@@ -234,7 +234,7 @@ class Page:
             ):
                 try:
                     colored = self.colorizer.color(photo, name, saturation)
-                except ImageError as error:
-                    raise gr.Error(f"{label}: {error}; upload it again") from None
+                except (ImageError, OSError) as error:
+                    raise gr.Error(f"{label}: {reason(error)}; upload it again") from None
                 file.writestr(label, encode_image(photo.path.suffix, colored))
         return gr.update(value=str(archive), visible=True)

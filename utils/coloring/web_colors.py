@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gradio as gr
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from utils.coloring.exported import open_generator
 from utils.coloring.hints import Recolorer, hint_planes, takes_hints
 from utils.coloring.visits import Photo, Seen
 from utils.images import Picture, read_picture
-from utils.run import amp_dtype
+from utils.run import UserError, amp_dtype
 from utils.training.checkpoints import working_size
 
 KEPT = 32  # photographs that are recolored without running the network
@@ -45,8 +46,15 @@ class Colorizer:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - there is one of these for the whole life of the page
     def generator(self, name: str) -> tuple[nn.Module, int]:
-        """Load a checkpoint; gives the generator and its working size."""
-        generator, info = open_generator(self.checkpoints[name], self.device)
+        """Load a checkpoint; gives the generator and its working size.
+
+        Raises:
+            gr.Error: it is gone or damaged.
+        """
+        try:
+            generator, info = open_generator(self.checkpoints[name], self.device)
+        except UserError as error:
+            raise gr.Error(f"{error}; choose another checkpoint") from None
         cast_convolutions(generator, self.dtype)
         return generator, working_size(info)
 

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from config import MetricsConfig
+from utils.collectives import gather
 from utils.coloring.outputs import name_outputs
 from utils.data.samples import image_keys
 from utils.files import common_root, list_images
@@ -24,7 +25,7 @@ from utils.images import ImageError, center_crop, read_rgb, resize
 from utils.report.fid import FID
 from utils.report.lpips import LPIPS_COLUMN, LPIPS_STAND_IN_COLUMN
 from utils.report.metrics import mean_score
-from utils.run import UserError, gather, map_in_threads, world_size
+from utils.run import UserError, map_in_threads, world_size
 from utils.visualization import GROUND_TRUTH
 
 # Columns with a value for each image, and their decimals.

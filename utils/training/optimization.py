@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models_lab import PretrainedUNet
+from utils import run
+from utils.collectives import all_reduce
 
 ENCODER_RATE = 0.2  # of the learning rate
 
@@ -66,11 +67,11 @@ def backward_and_step(loss: Tensor, optimizer: Optimizer, scaler: GradScaler) ->
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if dist.is_initialized():
+    if run.world_size() > 1:
         gradients = [p.grad for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        all_reduce(flat)
+        flat /= run.world_size()
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
     scaler.unscale_(optimizer)

@@ -65,7 +65,7 @@ def publish(cfg: PublishConfig) -> None:
         name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for name, value in entries["config"].items()
     }
-    entries |= {"weights": weights, "config": config, "saturation": cfg.saturation}
+    entries |= {"weights": weights, "config": config, "saturation": entries.get("saturation", 1.0) * cfg.saturation}
     if cfg.working_size is not None:
         entries["working_size"] = cfg.working_size
     checkpoints.save(cfg.target, entries)

@@ -17,6 +17,7 @@ def check_ranges(cfg: TrainingConfig) -> None:
         UserError: one of them makes no sense.
     """
     positive = ["epochs", "batch_size", "val_images", "sample_every", "save_every", "last_every"]
+    positive += ["disc_width"] if isinstance(cfg, TrainConfig) else []
     for name in [*positive, *(["max_steps"] if cfg.max_steps is not None else [])]:
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be at least 1")
@@ -32,6 +33,8 @@ def check_ranges(cfg: TrainingConfig) -> None:
         raise UserError(f"{given}: the width must be even and the depth at least 2")
     if isinstance(cfg, TrainConfig) and not 0 <= cfg.frozen_share <= 1:
         raise UserError(f"--frozen-share {cfg.frozen_share}: must be in [0, 1]")
+    if isinstance(cfg, TrainConfig):
+        _check_networks(cfg)
     if cfg.img_size < MIN_IMG_SIZE:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:
@@ -40,3 +43,18 @@ def check_ranges(cfg: TrainingConfig) -> None:
         raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 0.5]")
     if not 0 <= cfg.ema_decay < 1:
         raise UserError(f"--ema-decay {cfg.ema_decay}: must be in [0, 1)")
+
+
+def _check_networks(cfg: TrainConfig) -> None:
+    """Refuse flags of networks other than those that are going to be trained."""
+    scratch, pretrained = ["gen_width", "gen_depth"], ["encoder_weights", "frozen_share"]
+    if cfg.init_checkpoint is not None:
+        ignored = ["encoder", "encoder_weights", *scratch, "disc_width", "norm", "upsample"]
+        why = "the networks are those of --init-checkpoint"
+    elif cfg.encoder == "none":
+        ignored, why = pretrained, "with --encoder none no encoder is pretrained"
+    else:
+        ignored, why = scratch, "only with --encoder none"
+    given = [f"--{name.replace('_', '-')}" for name in ignored if getattr(cfg, name) != getattr(TrainConfig, name)]
+    if given:
+        raise UserError(f"{', '.join(given)}: {why}; leave it out")

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from config import TrainingConfig
 from models_lab import Generator, PatchDiscriminator
 from utils import run
+from utils.collectives import barrier
 from utils.data.loaders import open_training_data
 from utils.data.samples import Source
 from utils.lab import decode_lab
@@ -130,7 +131,7 @@ class Stage:
         run.say("parameters: G {:,}, D {:,}".format(*counts))
         if not self.cfg.resume:
             last_checkpoint.start_anew(self.folder, self.cfg.output_dir, saved_as, self.cfg.init_checkpoint)
-            run.barrier()
+            barrier()
         self.position = last_checkpoint.resume(self.folder, self.name, self.cfg, self.origin, self.parts)
         if self.position.step:
             run.say(f"resumes from {self.folder / 'last.pt'} at step {self.position.step} of {self.total_steps}")
@@ -208,7 +209,7 @@ class Stage:
                 position.best_psnr = scores["psnr"]
                 checkpoints.save_network(self.folder / "best.pt", self.ema, info)
             self._save_last()
-        run.barrier()
+        barrier()
 
     def _save_last(self) -> None:
         if run.is_main():
