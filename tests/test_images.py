@@ -340,9 +340,9 @@ def test_list_images_reads_a_list_relative_to_its_folder(tmp_path: Path) -> None
     [
         (lambda path: path.mkdir(), "no images there"),
         (lambda path: path.write_text("\n"), "no images there"),
-        (lambda path: path.write_text("a.jpg\nb\0.jpg"), "neither an image, a folder, nor a text list"),
-        (lambda path: os.truncate(path.open("wb").name, MAX_LIST + 1), "neither an image, a folder, nor a text list"),
-        (lambda path: path.write_bytes(b"\x93\xff\xfe"), "neither an image"),
+        (lambda path: path.write_text("a.jpg\nb\0.jpg"), "neither a folder, an image"),
+        (lambda path: os.truncate(path.open("wb").name, MAX_LIST + 1), "neither a folder, an image"),
+        (lambda path: path.write_bytes(b"\x93\xff\xfe"), "neither a folder, an image"),
         (lambda path: None, "no such image, folder or list"),
     ],
 )

@@ -347,6 +347,7 @@ def test_pretrained_encoder_is_frozen_then_trained_and_carried_along(sample_coco
     torch.manual_seed(0)
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite0.pth")
     changes = {"encoder": "lite0", "encoder_weights": str(tmp_path / "lite0.pth"), "epochs": 1, "max_steps": 6}
+    changes |= {name: getattr(TrainConfig, name) for name in ("gen_width", "gen_depth")}
     with pytest.raises(UserError, match="--img-size 32: this discriminator needs at least 64"):
         train_lab.train(tiny_config(tmp_path, sample_coco, output_dir=tmp_path / "small", **changes))
     changes |= {"img_size": 64, "load_size": 72}

@@ -94,7 +94,7 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
 def _drop_closed_output() -> bool:
     """Tell whether nobody reads the output any more, as after `| head`; if so, nothing more is written to it."""
     try:
-        sys.stdout.flush()
+        print(flush=True)  # what was to be written before is forgotten
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
