@@ -157,7 +157,9 @@ def measure_steps(
 
     default = our_config(1, 8, "--frozen-share 0")
     pairs = replace(default, batch_size=2)
-    counts = [in_fresh_process(count_flops, replace(pairs, max_steps=number)) for number in (1, 2)]
+    counts = [
+        in_fresh_process(count_flops, replace(pairs, max_steps=number)) for number in (WARM_UP + 1, WARM_UP + 2)
+    ]
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
     (took,) = medians(turns, functools.partial(in_fresh_process, our_steps, default))
     per_image = (counts[1] - counts[0]) / pairs.batch_size  # of one step
