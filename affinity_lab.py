@@ -118,7 +118,7 @@ def spread(asked: Tensor, marked: Tensor, looks: Tensor) -> Tensor:
     share = F.avg_pool2d(marked, 4)[0]  # (H/4, W/4): cells of 4 x 4 pixels
     hinted = share > 0
     if (count := int(hinted.sum())) > MOST_HINTED:  # by the golden ratio, which falls into step with no row
-        spaced = torch.arange(count, dtype=torch.float64, device="cpu") * 0.6180339887498949 % 1
+        spaced = torch.arange(count, dtype=torch.float64) * 0.6180339887498949 % 1
         hinted[hinted.clone()] = (spaced < MOST_HINTED / count).to(looks.device)
     known = F.avg_pool2d(asked, 4)[:, hinted] / share[hinted]  # (2, N): the means of the hinted pixels
     cells, shares = (of_cells(planes)[..., hinted] for planes in (looks, F.avg_pool2d(marked, 2)))

@@ -50,7 +50,7 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
     for name, part in parts.items():
         if isinstance(part, nn.Module) and not all(value.isfinite().all() for value in part.state_dict().values()):
             raise UserError(f"{name}: weights not finite after step {position.step}; give a lower --learning-rate")
-    device = device_of(parts)
+    device = device_of(parts)  # its random state is that of every process: each draws for all
     entries = {
         "kind": "last",
         "stage": stage,
@@ -60,9 +60,7 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
         "position": dataclasses.asdict(position),
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": torch.get_rng_state(),
-        "random_cuda": [torch.cuda.get_rng_state(device)]
-        if device.type == "cuda"
-        else [],  # the same in each process
+        "random_cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
     save(folder / "last.pt", entries)
 
