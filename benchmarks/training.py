@@ -164,5 +164,6 @@ def measure_steps(
     (took,) = medians(turns, functools.partial(in_fresh_process, our_steps, default))
     per_image = (counts[1] - counts[0]) / pairs.batch_size  # of one step
     note = f"all trained, {SIZE} px, batch 8: {1e3 / took:.1f} images/s, {per_image / 1e9:.1f} GFLOP an image, "
-    note += f"{per_image / (took / 1e3) / peak:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s"
+    note += f"{per_image / (took / 1e3) / peak:.0%} of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s; "
+    note += "both too high: torch's counter takes the backward pass of depthwise convolutions for that of full ones"
     yield Row("stage 1 step, default networks", "ms/image", took, note=note)
