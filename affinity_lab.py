@@ -38,8 +38,9 @@ def describe(l: Tensor, features: Tensor, side: int, factor: int) -> Tensor:
     Returns:
         (B, C + 3, H/factor, W/factor).
     """
-    deviation, mean = torch.std_mean(features, dim=(2, 3), correction=0, keepdim=True)
-    features = (features - mean) / (deviation + 1e-3) / features.shape[1] ** 0.5 / FEATURE_REACH
+    features = features - features.mean(dim=(2, 3), keepdim=True)
+    deviation = features.square().mean(dim=(2, 3), keepdim=True).sqrt()  # `torch.std_mean` takes five times as long
+    features = features / ((deviation + 1e-3) * features.shape[1] ** 0.5 * FEATURE_REACH)
     features = F.interpolate(features, scale_factor=4 / factor, mode="bilinear")  # (B, C, H/factor, W/factor)
     light = F.avg_pool2d(l, factor) / LIGHTNESS_REACH
     step = factor / PLACE_REACH / torch.full((), side, device=l.device)  # a tensor: ONNX knows no symbolic number
@@ -62,12 +63,12 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
     with torch.autocast(l.device.type, enabled=False):
         looks = describe(l.float(), features.float(), min(l.shape[-2:]), 8).flatten(2).mT / EVEN_REACH  # (B, N, E)
         cells = F.avg_pool2d(ab.float(), 8)  # (B, 2, H/8, W/8)
-        # softmax over the second place of -|x - y|^2 / 2 = x y - y^2 / 2 - ..., the rest does not depend on it
-        query = torch.cat([looks, torch.ones_like(looks[..., :1])], dim=2)
-        key = torch.cat([looks, looks.square().sum(dim=2, keepdim=True) / -2], dim=2)
-        value = cells.flatten(2).mT[:, None]  # of one head: ONNX knows no attention without heads
-        evened = F.scaled_dot_product_attention(query[:, None], key[:, None], value, scale=1.0)  # (B, 1, N, 2)
-        change = evened.mT.reshape(cells.shape) - cells
+        square = looks.square().sum(dim=2, keepdim=True) / -2
+        one = torch.ones_like(square)
+        # exp(-|x - y|^2 / 2) = exp(x y - x^2 / 2 - y^2 / 2), without attention's search for the largest
+        alike = torch.cat([looks, square, one], dim=2) @ torch.cat([looks, one, square], dim=2).mT  # (B, N, N)
+        total = torch.cat([cells.flatten(2), one.mT], dim=1) @ alike.exp_()  # (B, 3, N): sums of ab and of likeness
+        change = (total[:, :2] / total[:, 2:]).reshape(cells.shape) - cells
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
 
 

@@ -50,6 +50,7 @@ def write_photographs(folder: Path) -> Iterator[Path]:
 
 def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[Row]:
     """Run the parts in a working folder."""
+    started = time.perf_counter()
     listed = write_photographs(work) if cfg.images_dir is None else sorted(cfg.images_dir.iterdir())
     images = [path for path in listed if path.suffix.lower() in (".jpg", ".jpeg")]
     if not images:
@@ -60,11 +61,11 @@ def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[
         "training": lambda: training.measure_steps(images, work, device, cfg.turns, cfg.steps),
         "folders": lambda: processes.measure_folders(some, work, device, cfg.turns),
         "memory": lambda: processes.measure_memory(images, work, device),
-        "export": lambda: processes.measure_export(work, 2 * cfg.turns + 1),
+        "export": lambda: processes.measure_export(work, cfg.turns + 1),
         "films": lambda: films.measure_films(work, device),
     }
     for part in cfg.parts:
-        run.say(f"{part} ...")
+        run.say(f"{time.perf_counter() - started:.0f} s: {part} ...")
         yield from parts[part]()
 
 
