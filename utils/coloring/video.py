@@ -36,6 +36,7 @@ CRF = 18  # x264's quality at which few people see a difference
 MEMORY = 0.9  # share of the frame before in a place that looks the same
 SAME_L = 6.0  # L: by a difference of this much the share has fallen to a third
 CUT = 0.35  # a frame in which a smaller part of the pixels can be followed from the one before begins a new scene
+CUT_SIZE = 128  # pixels of the shorter side at which that is counted
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ def link_frames(earlier: Tensor, l: Tensor) -> Link | None:
         return None
     before, now = (denormalize_l(plane)[0].numpy() for plane in (earlier, l))
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # one cannot serve several threads
-    there, back = find_motion(flow, before, now), find_motion(flow, now, before)
-    if returning(there, back) < CUT:
+    there = find_motion(flow, before, now)
+    height, width = now.shape
+    scale = min(1.0, CUT_SIZE / min(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in (before, now, there * scale)]
+    if returning(small[2], find_motion(flow, small[1], small[0])) < CUT:
         return None
     return Link(there, np.exp(-(((move(before, there) - now) / SAME_L) ** 2)))
 
