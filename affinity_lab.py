@@ -23,6 +23,7 @@ PLACE_REACH = 0.2  # of the shorter side
 NOISE = 0.03  # variance of a hint, relative to the differences: neighbors that disagree are averaged
 MOST_HINTED = 2048  # cells of 4 x 4 pixels that `spread` takes into account: its cost grows with their third power
 MOST_PAIRS = 2**22  # of places compared at a time: 17 MB each of their products
+PALE, STRONG = 0.15, 0.4  # mean chroma of a picture, and chroma of a pixel, of ab in [-1, 1]
 EVEN_REACH = 0.5  # of these distances, for `even_out`
 
 
@@ -72,13 +73,24 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
 
 
-def lift_pale(ab: Tensor, exponent: float, pale: float = 0.11) -> Tensor:
-    """Scale the ab (B, 2, H, W), in [-1, 1], of each picture by (pale / its mean chroma) ** exponent.
+def lift_pale(ab: Tensor, exponent: float) -> Tensor:
+    """Give pale pictures more color, and strong colors more than weak ones.
 
-    One factor for all would leave those of which the network is unsure gray, or make the others gaudy.
+    One factor for all pictures would leave those of which the network is unsure gray, or make the others gaudy. The
+    picture's factor fades where there is much color already, of which the network is sure: there it is right more
+    often (docs/RECIPE.md).
+
+    Args:
+        ab: (B, 2, H, W), in [-1, 1].
+        exponent: of the factors, in [0, 1); 0 changes nothing.
+
+    Returns:
+        (B, 2, H, W), in [-1, 1].
     """
-    chroma = ab.square().sum(dim=1, keepdim=True).sqrt().mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
-    return (ab * (chroma / pale).clamp(min=0.05) ** -exponent).clamp(-1, 1)
+    chroma = ab.square().sum(dim=1, keepdim=True).sqrt()  # (B, 1, H, W)
+    pale = (PALE / chroma.mean(dim=(2, 3), keepdim=True)).clamp(max=20)  # (B, 1, 1, 1)
+    factor = pale ** (1 / (1 + (chroma / STRONG) ** 2)) * (2 * chroma / STRONG) ** (1 / 3)
+    return (ab * factor**exponent).clamp(-1, 1)
 
 
 def follow_hints(ab: Tensor, hints: Tensor, l: Tensor, features: Tensor) -> Tensor:

@@ -127,7 +127,9 @@ def test_pretrained_unet_evens_out_in_eval_mode_alone(monkeypatch):
 
 def test_lift_pale_gives_a_pale_picture_color_and_takes_some_from_a_gaudy_one():
     ab = torch.zeros(3, 2, 4, 4)
-    ab[:, 0] = torch.tensor([0.11, 0.11 / 16, 0.44]).view(3, 1, 1)
+    ab[:, 0] = torch.tensor([0.04, 0.2, 0.4]).view(3, 1, 1)
     lifted = lift_pale(ab, 0.5)[:, 0, 0, 0]
-    assert torch.allclose(lifted, torch.tensor([0.11, 0.11 / 4, 0.22]))
+    factors = [(0.15 / 0.04) ** (1 / 1.01) * 0.2 ** (1 / 3), 0.75 ** (1 / 1.25), 0.375**0.5 * 2 ** (1 / 3)]
+    assert torch.allclose(lifted, ab[:, 0, 0, 0] * torch.tensor(factors) ** 0.5)
+    assert torch.equal(lift_pale(ab, 0.0), ab)
     assert not lift_pale(torch.zeros(1, 2, 4, 4), 0.5).any()
