@@ -35,7 +35,7 @@ class BenchmarkConfig:
     images_dir: Path | None = None  # Folder of JPEGs of COCO's size; scikit-image's photographs when not given.
     parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export", "films")  # Which parts.
     device: str = DEVICE  # cuda, mps or cpu.
-    images: int = 80  # Images to color, score and load; fewer are repeated.
+    images: int = 64  # Images to color, score and load; fewer are repeated.
     turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
     steps: int = 2  # Training steps per timing; 50 are better on a GPU.
 
@@ -87,6 +87,7 @@ def benchmark(cfg: BenchmarkConfig) -> None:
         for row in measure(cfg, Path(work), device):  # the table comes at the end, which may be far away
             run.say(f"{row.part}: {row.ours:.4g} {row.unit}")
             rows.append(row)
+    dtypes = {torch.float32, run.amp_dtype(device, True) or torch.float32}  # what is not supported takes minutes
     conditions = {
         "machine": machine_name(device),
         "cores": CORES,
@@ -95,7 +96,7 @@ def benchmark(cfg: BenchmarkConfig) -> None:
         "commit": run.git_commit(),
         "images": "scikit-image's photographs" if cfg.images_dir is None else cfg.images_dir.name,
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "opencv": cv2.__version__},
-        "matmul_gflops": {d: round(matmul_rate(device, getattr(torch, d)) / 1e9) for d in ("float32", "bfloat16")},
+        "matmul_gflops": {str(dtype)[6:]: round(matmul_rate(device, dtype) / 1e9) for dtype in dtypes},
         "turns": cfg.turns,
         "seconds": round(time.perf_counter() - started),
     }

@@ -18,7 +18,7 @@ from utils.images import MAX_PIXELS, resize
 from utils.lab import rgb_to_lab
 
 CLIPS = (((640, 480), (1, 2, 4)), ((1280, 720), (1,)))  # width, height; N of --every, the first of them 1
-FRAMES, RATE, SOUND_RATE = 90, 30, 48000
+FRAMES, RATE, SOUND_RATE = 60, 30, 48000
 SCORED_HEIGHT = 240  # the flow between frames of full size takes longer than to color them
 
 

@@ -117,13 +117,13 @@ def run_python(*parts: object) -> tuple[float, float]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """Measure the floating-point operations per second of a square matrix product: the best of eleven."""
+    """Measure the floating-point operations per second of a square matrix product: the best of five."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def product() -> float:  # an element on the CPU: a GPU has to be done
         return (a @ b)[0, 0].item()
 
-    return 2 * size**3 / min(seconds(product) for _ in range(11))
+    return 2 * size**3 / min(seconds(product) for _ in range(5))
 
 
 def machine_name(device: torch.device) -> str:

@@ -80,11 +80,11 @@ def measure_folders(images_dir: Path, folder: Path, device: torch.device, turns:
 
 
 def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.device) -> Iterator[Row]:
-    """Measure the peak memory of each script on 80 images and on 240, and of coloring large ones."""
+    """Measure the peak memory of each script on 40 images and on 160, and of coloring large ones."""
     generator = save_generator(folder / "small.pt", GeneratorUNet(width=8, depth=4), 128)
     output = folder / "memory"
     peaks: dict[str, list[float]] = {}
-    for count in (80, 240):
+    for count in (40, 160):
         images = repeat(photographs, count, folder / f"memory{count}")
         for name, *arguments in (
             ("train_lab.py", TINY, "--images-dir", images, "--device", device, "--output-dir"),
@@ -95,7 +95,7 @@ def measure_memory(photographs: Sequence[Path], folder: Path, device: torch.devi
             shutil.rmtree(output, ignore_errors=True)
             peaks.setdefault(name.split()[0], []).append(run_python(name, *arguments, output)[1])
     for name, (few, many) in peaks.items():
-        note = f"80 images: {few:.0f} MB, 240 images: {many / few - 1:+.1%}"
+        note = f"40 images: {few:.0f} MB, 160 images: {many / few - 1:+.1%}"
         yield Row(f"peak memory of {name}", "MB", many, note=note)
     for name, megapixels, count in (("100 megapixels", 100, 1), ("four images of 60 megapixels", 60, 4)):
         peak, limit = color_large_images(megapixels, folder, count)
@@ -136,7 +136,7 @@ def measure_export(folder: Path, turns: int) -> Iterator[Row]:
         with run.autocast(CPU, dtype):
             return seconds(lambda: generator(l)) / shape[0] * 1e3
 
-    for shape in ((1, 1, 128, 192), (8, 1, 128, 192), (1, 1, 256, 384), (8, 1, 256, 384)):
+    for shape in ((1, 1, 128, 192), (8, 1, 128, 192), (1, 1, 256, 384)):
         took, *others = medians(turns, *(functools.partial(milliseconds, *side, shape) for side in sides))
         times = [f"{ms:.1f} ms in {dtype or torch.float32}" for ms, (_, dtype) in zip(others, sides[1:], strict=True)]
         note = f"PyTorch: {', '.join(times)}".replace("torch.", "")
