@@ -23,8 +23,8 @@ PLACE_REACH = 0.2  # of the shorter side
 NOISE = 0.03  # variance of a hint, relative to the differences: neighbors that disagree are averaged
 MOST_HINTED = 2048  # cells of 4 x 4 pixels that `spread` takes into account: its cost grows with their third power
 MOST_PAIRS = 2**22  # of places compared at a time: 17 MB each of their products
-PALE, STRONG = 0.15, 0.4  # mean chroma of a picture, and chroma of a pixel, of ab in [-1, 1]
 EVEN_REACH = 0.5  # of these distances, for `even_out`
+PALE, STRONG = 0.15, 0.4  # mean chroma of a picture, and chroma of a pixel, of ab in [-1, 1]
 
 
 def describe(l: Tensor, features: Tensor, side: int, factor: int) -> Tensor:

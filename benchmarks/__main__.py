@@ -36,7 +36,7 @@ class BenchmarkConfig:
     parts: tuple[Part, ...] = ("loading", "training", "folders", "memory", "export", "films")  # Which parts.
     device: str = DEVICE  # cuda, mps or cpu.
     images: int = 64  # Images to color, score and load; fewer are repeated.
-    turns: int = 2  # Pairs of timings; one more than twice as many where they are short.
+    turns: int = 2  # Pairs of timings; more where they are short.
     steps: int = 2  # Training steps per timing; 50 are better on a GPU.
 
 

@@ -133,17 +133,12 @@ def backward_flops(
     return (of_x + of_weights) * 2 * grad_shape[0] * math.prod(places) * math.prod(weight_shape)
 
 
-def count_flops_of(work: Callable[[], object]) -> int:
+def count_flops(work: Callable[[], object]) -> int:
     """Count the floating-point operations of some work."""
     formulas = {torch.ops.aten.convolution_backward: backward_flops}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
     return counter.get_total_flops()
-
-
-def count_flops(cfg: TrainConfig) -> int:
-    """Count the floating-point operations of a whole run."""
-    return count_flops_of(functools.partial(our_steps, cfg))
 
 
 def textbook_steps(cfg: TrainConfig | VGGConfig, cache_dir: Path) -> float:
@@ -183,7 +178,8 @@ def measure_steps(
     default = our_config(1, 8, "--frozen-share 0")
     pairs = replace(default, batch_size=2)
     counts = [
-        in_fresh_process(count_flops, replace(pairs, max_steps=number)) for number in (WARM_UP + 1, WARM_UP + 2)
+        in_fresh_process(count_flops, functools.partial(our_steps, replace(pairs, max_steps=number)))
+        for number in (WARM_UP + 1, WARM_UP + 2)
     ]
     peak = matmul_rate(device, run.amp_dtype(device, True) or torch.float32)
     (took,) = medians(turns, functools.partial(in_fresh_process, our_steps, default))

@@ -16,7 +16,7 @@ from benchmarks.ablate import table
 from benchmarks.color_scores import ab_histogram, gain_at_share, score
 from benchmarks.hint_curve import COUNTS, add_hints, curve
 from benchmarks.measure import parse
-from benchmarks.training import TEXTBOOK, count_flops_of, our_steps
+from benchmarks.training import TEXTBOOK, count_flops, our_steps
 from benchmarks.variants import PLACES, VARIANTS
 from config import TrainConfig
 from models_lab import GeneratorUNet
@@ -140,8 +140,8 @@ def test_our_steps_train_the_textbooks_networks(sample_coco: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "layer", [nn.Conv2d(8, 6, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ConvTranspose2d(8, 6, 4, 2, 1)]
 )
-def test_count_flops_of_a_layer_are_three_times_those_of_its_result(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def test_count_flops_a_layer_are_three_times_those_of_its_result(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
     x = torch.rand(2, 8, 16, 12, requires_grad=True)
     places = x if layer.transposed else layer(x)
     once = 2 * places[:, 0].numel() * layer.weight.numel()  # a multiplication and an addition for each weight
-    assert count_flops_of(lambda: layer(x).sum().backward()) == 3 * once  # and for the gradients of both
+    assert count_flops(lambda: layer(x).sum().backward()) == 3 * once  # and for the gradients of both
