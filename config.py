@@ -230,7 +230,7 @@ class InferConfig:
     source_tone: Annotated[Literal["auto", "sepia", "gray"], tyro.conf.arg(name="from")] = "auto"
     """sepia or gray: no input has true colors for --compare to show; auto looks which ones are toned."""
     img_size: int | None = None
-    """Shorter side at which the network works, in pixels; the checkpoint's own when not given."""
+    """Shorter side at which the network works, in pixels, rounded to 32s; the checkpoint's own when not given."""
     max_pixels: int = 2**28
     """Refuse images with more pixels than this."""
     batch_size: int = 8

@@ -92,11 +92,11 @@ def test_main_equals_one_by_one(tmp_path: Path) -> None:
 def test_main_runs_similar_shapes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Wild()
     monkeypatch.setattr(infer_lab, "open_generator", lambda path, device: (generator, {"stage": "any", "epoch": 1}))
-    for index, (h, w) in enumerate([(50, 60), (60, 50), (50, 60), (100, 120), (50, 60)]):
+    for index, (h, w) in enumerate([(50, 80), (80, 50), (50, 79), (100, 160), (50, 80)]):
         write_png(tmp_path / "in" / f"{index}.png", np.ascontiguousarray(PHOTO[:h, :w]))
     arguments = ("--output-dir", tmp_path / "out", "--img-size", "60", "--batch-size", "6")  # 3 a worker
     assert run(tmp_path / "in", tmp_path / "G.pt", *arguments) == 0
-    assert sorted(generator.shapes) == [(1, 1, 64, 128), (1, 1, 128, 64), (3, 1, 64, 128)]
+    assert sorted(generator.shapes) == [(1, 1, 64, 96), (1, 1, 96, 64), (3, 1, 64, 96)]
 
 
 def test_torchrun_colors_each_image_once_and_as_one_process_does(

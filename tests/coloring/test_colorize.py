@@ -39,19 +39,21 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (640, 427), (1, 1), (20, 31), (5000, 700), (3, 24)])
-def test_working_shape_is_that_of_training(shape: tuple[int, int]) -> None:
-    assert working_shape(*shape, 256) == shorter_side_shape(*shape, 256)
+def test_working_shape_is_that_of_training_but_for_half_a_cell(shape: tuple[int, int]) -> None:
+    for side, trained in zip(working_shape(*shape, 256), shorter_side_shape(*shape, 256), strict=True):
+        assert side % 32 == 0 and abs(side - trained) <= 16
 
 
 def test_working_shape_bounds_the_longer_side_of_a_strip() -> None:
-    assert working_shape(100, 10_000, 256) == (20, 256 * MAX_ASPECT)
-    assert working_shape(5000, 1, 256) == (256 * MAX_ASPECT, 1)
+    assert working_shape(100, 10_000, 256) == (32, 256 * MAX_ASPECT)
+    assert working_shape(5000, 1, 256) == (256 * MAX_ASPECT, 32)
 
 
 def test_prepare_gives_the_lightness_of_lab() -> None:
-    lightness = prepare(Picture(PHOTO16, None), 100)
-    expected = skimage.color.rgb2lab(PHOTO16 / 65535)[:, :, 0] / 50 - 1
-    assert lightness.shape == (1, 100, 151) and lightness.dtype == torch.float32
+    photo = PHOTO16[:96, :128]
+    lightness = prepare(Picture(photo, None), 96)
+    expected = skimage.color.rgb2lab(photo / 65535)[:, :, 0] / 50 - 1
+    assert lightness.shape == (1, 96, 128) and lightness.dtype == torch.float32
     np.testing.assert_allclose(lightness[0], expected, atol=1e-4)
 
 
@@ -149,22 +151,11 @@ def test_predict_ab_of_a_batch_equals_one_by_one() -> None:
     pictures = [Picture(np.ascontiguousarray(PHOTO[top : top + 60, :width]), None) for top, width in SHIFTS]
     planes = [prepare(picture, 64) for picture in pictures]
     together = predict_ab(generator, planes, CPU)
-    assert [ab.shape for ab in together] == [(2, 64, 96), (2, 64, 85), (2, 64, 96)]
+    assert [ab.shape for ab in together] == [(2, 64, 96)] * 3
     for picture, ab in zip(pictures, together, strict=True):
         alone = colorize(generator, picture, 64, CPU)
         assert alone.has_color and alone.rgb.shape == picture.rgb.shape
         assert np.abs(alone.rgb.astype(int) - merge(picture, ab).rgb).max() <= 1  # float32 sums in another order
-
-
-def test_predict_ab_pads_as_a_generator_of_depth_six_does() -> None:
-    torch.manual_seed(0)
-    generator = GeneratorUNet(width=2, depth=6).eval()
-    with torch.no_grad():
-        generator.head.conv.weight.mul_(1e3)
-        plane = prepare(Picture(PHOTO, None), 70)  # (1, 70, 106)
-        ab = generator(plane[None])[0]
-    assert ab.std() > 0.01
-    torch.testing.assert_close(predict_ab(generator, [plane], CPU)[0], ab)
 
 
 def test_predict_ab_in_mixed_precision_gives_nearly_the_same_in_float32() -> None:
@@ -177,10 +168,10 @@ def test_predict_ab_in_mixed_precision_gives_nearly_the_same_in_float32() -> Non
     assert torch.equal(predict_ab(generator, planes, CPU, torch.bfloat16)[0], mixed)
 
 
-def test_batch_by_shape_puts_together_what_fits_the_same_squares() -> None:
-    shapes = [(40, 60), (60, 65), (64, 64), (64, 128), (1, 1)]
+def test_batch_by_shape_puts_together_what_has_one_shape() -> None:
+    shapes = [(64, 64), (64, 128), (64, 64), (64, 128), (64, 64), (128, 64)]
     planes = [torch.zeros(1, h, w) for h, w in shapes]
-    assert list(batch_by_shape(planes, 2)) == [[0, 2], [4], [1, 3]]
+    assert list(batch_by_shape(planes, 2)) == [[0, 2], [4], [1, 3], [5]]
     assert list(batch_by_shape([], 3)) == []
 
 

@@ -26,20 +26,20 @@ from utils.images import MAX_ASPECT, Picture, resize
 from utils.lab import denormalize_ab, lightness, normalize_l
 from utils.run import autocast
 
-GRID = 64  # pixels; padded to multiples of it, as a generator of depth 6 pads in any case, many shapes become one
+GRID = 32  # pixels: the encoder's deepest cell. A part of one would have to be padded, which costs color and time
 STRIP_PIXELS = 2**16  # merged at a time: what the steps hand over stays in the cache, and there are few of them
 FITTED_PIXELS = 2**16  # of colors outside sRGB, fitted to it together
 PANEL_SIDE, PANEL_GAP = 1024, 8  # most pixels of a panel's longer side; white pixels between panels
 
 
 def working_shape(height: int, width: int, img_size: int) -> tuple[int, int]:
-    """Give the height and width that the network sees: shorter side `img_size`, the aspect ratio kept.
+    """Give the height and width that the network sees: shorter side `img_size`, both rounded to multiples of GRID.
 
     Smaller images are enlarged to it, as they were for training: the network knows things at that scale. The
     longer side ends at MAX_ASPECT times `img_size`, even if the shorter side is then smaller.
     """
-    scale = min(img_size / min(height, width), MAX_ASPECT * img_size / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    scale = min(img_size / min(height, width), MAX_ASPECT * img_size / max(height, width)) / GRID
+    return GRID * max(1, round(height * scale)), GRID * max(1, round(width * scale))
 
 
 def prepare(picture: Picture, img_size: int) -> Tensor:
@@ -62,11 +62,11 @@ def predict_ab(
     dtype: torch.dtype | None = None,
     hints: Sequence[Tensor | None] | None = None,
 ) -> list[Tensor]:
-    """Run the generator in eval mode on planes that are padded to multiples of GRID by their right and lower edges.
+    """Run the generator in eval mode.
 
     Args:
-        generator: maps L (B, 1, H, W) to ab (B, 2, H, W), both in [-1, 1]; on `device`. Its mode is kept.
-        planes: B of L, (1, h, w), in [-1, 1], that `batch_by_shape` put together.
+        generator: maps L (B, 1, h, w) to ab (B, 2, h, w), both in [-1, 1]; on `device`. Its mode is kept.
+        planes: B of L, (1, h, w), in [-1, 1], of one shape.
         device: of the generator.
         dtype: of mixed precision, or None; see `amp_dtype`.
         hints: for each of the planes None, or (3, h, w) of `hint_planes`, which only some generators take.
@@ -74,19 +74,17 @@ def predict_ab(
     Returns:
         The ab of each, (2, h, w), float32, in [-1, 1], on the CPU.
     """
-    pads = [(0, -l.shape[2] % GRID, 0, -l.shape[1] % GRID) for l in planes]
-    inputs = [torch.stack([F.pad(l, pad, mode="replicate") for l, pad in zip(planes, pads, strict=True)])]
+    inputs = [torch.stack(list(planes))]
     if hints is not None and any(hint is not None for hint in hints):
-        filled = (l.new_zeros(3, *l.shape[1:]) if h is None else h for l, h in zip(planes, hints, strict=True))
-        inputs.append(torch.stack([F.pad(h, pad) for h, pad in zip(filled, pads, strict=True)]))
+        none = planes[0].new_zeros(3, *planes[0].shape[1:])
+        inputs.append(torch.stack([none if hint is None else hint for hint in hints]))
     training = generator.training
     generator.eval()
     try:
         with torch.inference_mode(), autocast(device, dtype):
-            ab = generator(*(x.to(device) for x in inputs)).float().cpu()  # (B, 2, H, W)
+            return [*generator(*(x.to(device) for x in inputs)).float().cpu()]  # B of (2, h, w)
     finally:
         generator.train(training)
-    return [image[:, : l.shape[1], : l.shape[2]] for image, l in zip(ab, planes, strict=True)]
 
 
 def _resize_bilinear(planes: Tensor, height: int, width: int) -> list[np.ndarray]:
@@ -158,10 +156,10 @@ def _merge_band(rgb: np.ndarray, narrow_ab: Sequence[np.ndarray], colored: np.nd
 
 
 def batch_by_shape(planes: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
-    """Group the indices of planes (1, h, w) that fit the same rectangle of GRID squares, `batch_size` at most."""
+    """Group the indices of planes of one shape, `batch_size` at most."""
     groups = defaultdict(list)
     for index, plane in enumerate(planes):
-        groups[tuple(-(-side // GRID) for side in plane.shape)].append(index)
+        groups[plane.shape].append(index)
     for group in groups.values():
         yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
 
