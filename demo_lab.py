@@ -50,6 +50,7 @@ CSS = (  # the names of the likely colors are for screen readers
     "#likely button {font-size: 0; height: 36px; min-width: 0 !important; padding: 0}"
     "#likely > :not(button) {grid-column: 1 / -1; color: var(--block-label-text-color)} #colors {display: none}"
     "#examples button {height: 32px} #examples img {height: 20px; width: auto}"
+    "#canvas [data-testid=status-tracker] {pointer-events: none}"  # what says "processing" would take the next tap
     "@media (max-width: 640px) {#canvas {height: 320px !important}}"
 )
 

@@ -433,6 +433,16 @@ def test_hint_on_the_page_colors_its_place_and_undo_gives_the_earlier_pixels(
     page.wait_for_function("document.querySelector('#table').innerText.includes('#20a040')")
 
 
+def test_taps_while_the_page_is_still_at_work_are_taken(page: sync_api.Page, tmp_path: Path) -> None:
+    drop_cup(page, tmp_path)
+    page.click("#hints > button")
+    page.click("#color button")
+    page.locator("#color input").fill("#a03a1a")  # the first tap ends it: the picture is then at work already
+    for x, y in ((150, 320), (60, 330)):
+        page.locator("#canvas img").click(position=position(page, x, y))
+    page.wait_for_function("document.querySelector('#table').innerText.split('#a03a1a').length == 3")
+
+
 def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
 ) -> None:
