@@ -70,7 +70,8 @@ def test_scripts_run_without_home_network_gpu_and_locale(sample_coco: Path, tmp_
 def test_a_script_whose_output_nobody_reads_ends_without_a_word(sample_coco: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "cache_lab.py"), "--images-dir", str(sample_coco / "train2017")]
     command += ["--cache-dir", str(tmp_path), "--load-size", "36"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as users run it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
     assert process.stdout and process.stderr
     process.stdout.close()
     errors = process.stderr.read()

@@ -62,6 +62,7 @@ def run_script(config_class: type[Config], function: Callable[[Config], object],
     config = tyro.cli(config_class, args=argv, prog=f"python {program}")
     try:
         function(config)
+        print(end="", flush=True)  # what fails here has its handler below; at the end of Python it has none
     except (UserError, OSError, EOFError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _drop_closed_output():
             return 1
