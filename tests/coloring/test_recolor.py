@@ -18,19 +18,19 @@ def random_colors(dtype: type) -> tuple[np.ndarray, np.ndarray]:
     return rgb, (rng.uniform(-1, 1, (2, 90, 120)) * strength).astype(np.float32)
 
 
-def recolor_one_by_one(rgb: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """The same by the conversions of images as a whole."""
-    l, gray = lightness(rgb), rgb_to_lab(torch.ones(3, 1, 1))  # whose ab is slightly off 0
+def convert_one_by_one(l: torch.Tensor, ab: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """L (1, H, W) and ab (2, H, W) to levels (H, W, 3) by the conversions of images as a whole."""
+    gray = rgb_to_lab(torch.ones(3, 1, 1))  # whose ab is slightly off 0
     lab = torch.cat([l, torch.from_numpy(ab) + gray[1:] * l / 100])
-    levels = lab_to_rgb(fit_gamut(lab)) * np.iinfo(rgb.dtype).max
-    return np.rint(levels.permute(1, 2, 0).numpy()).astype(rgb.dtype)
+    levels = lab_to_rgb(fit_gamut(lab)) * np.iinfo(dtype).max
+    return np.rint(levels.permute(1, 2, 0).numpy()).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_recolor_equals_the_conversions_inside_and_finds_all_outside(dtype):
     rgb, ab = random_colors(dtype)
     found, outside, _ = recolor(rgb, ab)
-    expected = recolor_one_by_one(rgb, ab)
+    expected = convert_one_by_one(lightness(rgb), ab, rgb.dtype)
     assert found.dtype == expected.dtype == dtype and found.shape == expected.shape == rgb.shape
     difference = np.abs(found.astype(int) - expected).reshape(-1, 3).max(axis=1)
     inside = np.setdiff1d(np.arange(len(difference)), outside)
@@ -63,12 +63,14 @@ def test_recolor_takes_small_images_for_images(shape):
 def test_fit_levels_equals_the_conversions(dtype: type) -> None:
     rgb, ab = random_colors(dtype)
     _, outside, lab = recolor(rgb, ab)
+    np.testing.assert_allclose(lab[0], lightness(rgb).flatten()[outside], atol=1e-4)
+    # The same L for both: how its cube root is rounded depends on the processor.
     found = fit_levels(lab, rgb.dtype).astype(int)
-    expected = recolor_one_by_one(rgb, ab).reshape(-1, 3)[outside]
+    expected = convert_one_by_one(torch.from_numpy(lab[:1, None]), lab[1:, None], rgb.dtype)[0]
     assert found.shape == expected.shape
     # The chroma may differ by two times 2**-8, where a float tips another turn of the search; mostly it does not.
     difference = np.abs(found - expected)
-    assert np.quantile(difference, 0.9) <= 1 and difference.max() <= np.iinfo(dtype).max / 50
+    assert np.quantile(difference, 0.95) <= 1 and difference.max() <= np.iinfo(dtype).max / 50
 
 
 def test_recolor_into_its_own_pixels_gives_the_same() -> None:

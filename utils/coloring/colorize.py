@@ -156,7 +156,7 @@ def _merge_band(rgb: np.ndarray, narrow_ab: Sequence[np.ndarray], colored: np.nd
 
 
 def batch_by_shape(planes: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
-    """Group the indices of planes of one shape, `batch_size` at most."""
+    """Group the indices of planes (1, h, w) of one shape, `batch_size` at most."""
     groups = defaultdict(list)
     for index, plane in enumerate(planes):
         groups[plane.shape].append(index)
