@@ -62,7 +62,7 @@ def measure(cfg: BenchmarkConfig, work: Path, device: torch.device) -> Iterator[
         "folders": lambda: processes.measure_folders(some, work, device, cfg.turns),
         "memory": lambda: processes.measure_memory(images, work, device),
         "export": lambda: processes.measure_export(work, cfg.turns + 1),
-        "films": lambda: films.measure_films(work, device),
+        "films": lambda: films.measure_films(work, device, cfg.turns),
     }
     for part in cfg.parts:
         run.say(f"{time.perf_counter() - started:.0f} s: {part} ...")

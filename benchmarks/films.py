@@ -1,5 +1,6 @@
 """Films: the rate of whole processes whose network sees every Nth frame of a clip, and what becomes of the colors."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.measure import Row, run_python
+from benchmarks.measure import Row, medians, run_python
 from config import DEFAULT_CHECKPOINT
 from utils.coloring.film import Film
 from utils.coloring.video import find_motion, move
@@ -76,21 +77,26 @@ def read_small(path: Path) -> list[np.ndarray]:
 def measure_films(
     folder: Path,
     device: torch.device,
+    turns: int,
     clips: Sequence[tuple[tuple[int, int], Sequence[int]]] = CLIPS,
     frames: int = FRAMES,
     checkpoint: Path = DEFAULT_CHECKPOINT,
 ) -> Iterator[Row]:
-    """Time whole processes that color clips, one turn each; `folder` is to work in."""
+    """Time whole processes that color clips, one --every after the other in turns; `folder` is to work in."""
     for (width, height), steps in clips:
-        clip, output = write_clip(folder / f"{height}.mp4", width, height, frames), folder / "colored"
-        each: list[np.ndarray] = []
-        for every in steps:
+        clip = write_clip(folder / f"{height}.mp4", width, height, frames)
+
+        def color(every: int, clip: Path = clip) -> float:
+            output = folder / f"every{every}"
             arguments = ["--every", every, "--device", device, "--output-dir", output]
-            took, _ = run_python("infer_lab.py", clip, checkpoint, *arguments)
-            colored = read_small(output / clip.name)
+            return run_python("infer_lab.py", clip, checkpoint, *arguments)[0]
+
+        took = medians(turns, *(functools.partial(color, every) for every in steps))
+        each: list[np.ndarray] = []
+        for every, seconds in zip(steps, took, strict=True):
+            colored = read_small(folder / f"every{every}" / clip.name)
             each = each or colored
             far = [np.abs(to_lab(a) - to_lab(b))[:, :, 1:].mean() for a, b in zip(each, colored, strict=True)]
             note = f"{frames} frames, whole process; flicker {flicker(colored):.3f}"
             note += f", ab {np.mean(far):.2f} from every frame's" if every != steps[0] else ""
-            part = f"film of {width} x {height}, every {every}"
-            yield Row(part, "frames/s", frames / took, note=note)
+            yield Row(f"film of {width} x {height}, every {every}", "frames/s", frames / seconds, note=note)

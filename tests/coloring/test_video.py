@@ -267,8 +267,8 @@ def test_infer_colors_a_clip(tmp_path: Path) -> None:
 
 
 def test_measure_films_gives_a_row_of_each_way_to_color_a_clip(tmp_path: Path) -> None:
-    rows = list(measure_films(tmp_path, CPU, [((64, 48), (1, 2))], 4))
+    rows = list(measure_films(tmp_path, CPU, 1, [((64, 48), (1, 2))], 4))
     assert [row.part for row in rows] == ["film of 64 x 48, every 1", "film of 64 x 48, every 2"]
     assert all(row.ours > 0 and "flicker" in row.note for row in rows)
-    with Film(tmp_path / "colored" / "48.mp4", 64 * 48, 1) as film:
+    with Film(tmp_path / "every2" / "48.mp4", 64 * 48, 1) as film:
         assert len(list(film)) == 4 and film.copied
