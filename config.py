@@ -114,8 +114,10 @@ class TrainingConfig:
     """Side of the square training crops, in pixels."""
     load_size: int = 286
     """Shorter side of the image that the crops are cut from, in pixels."""
-    scale_jitter: float = 0.0
+    scale_jitter: float = 0.4
     """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
+    dropout: float = 0.1
+    """Share of features dropped in training, against over-fitting, of a generator with a pretrained encoder."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises from 0."""
     ema_decay: float = 0.999
@@ -130,12 +132,10 @@ class TrainingConfig:
     """Epochs between sample grids; the last epoch always has one."""
     save_every: int = 5
     """Epochs between G_*.pt files; the last epoch always has one."""
-    last_every: int = 500
-    """Steps between last.pt files within an epoch."""
+    last_every: int = 500  # Steps between last.pt files within an epoch.
     num_workers: int = min(4, CORES)
     """Data loading processes; 0 loads in the training process."""
-    seed: int = 0
-    """Seed of the weights, the order of the images and the augmentation."""
+    seed: int = 0  # Seed of the weights, the order of the images and the augmentation.
     device: str = DEVICE  # cuda, mps or cpu.
     resume: bool = True
     """Resume from last.pt in output-dir; --no-resume starts over and deletes what the earlier run wrote."""
@@ -180,10 +180,11 @@ class FinetuneConfig(TrainingConfig):
     output_dir: Path = FINETUNE_CHECKPOINTS
     init_checkpoint: Path = SUBSET_CHECKPOINT
     """Stage 1's G_*.pt; the D_*.pt beside it is read as well."""
+    teachers: tuple[Path, ...] = ()
+    """G_*.pt files whose mean colors stand for the true ones in the L1 loss; none: the truth."""
     epochs: int = FINETUNE_EPOCHS
     learning_rate: float = 5e-5
     lambda_l1: float = 250.0
-    scale_jitter: float = 0.1
     sample_every: int = 1
     save_every: int = 1
 

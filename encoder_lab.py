@@ -75,7 +75,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 class InvertedResidual(nn.Module):
     """Expand by 1x1, filter by a depthwise convolution, project by 1x1; the first stage does not expand.
 
-    Sandler et al. 2018, "MobileNetV2", arXiv:1801.04381. Names of the weights as in timm.
+    Sandler et al. 2018, "MobileNetV2", arXiv:1801.04381. Names of the weights as in timm. In training some samples
+    skip a block that has a shortcut (stochastic depth, Huang et al. 2016, arXiv:1603.09382).
     """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel_size: int, stride: int):
@@ -96,7 +97,7 @@ class InvertedResidual(nn.Module):
             self.bn2 = nn.BatchNorm2d(out_channels, eps=1e-3)
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skipped_share: float = 0.0) -> Tensor:
         if self.expands:
             y = F.relu6(conv_norm(self.conv_pw, self.bn1, x), inplace=True)  # (B, hidden, H, W)
             y = F.relu6(conv_norm(self.conv_dw, self.bn2, y), inplace=True)  # (B, hidden, H/stride, W/stride)
@@ -104,7 +105,12 @@ class InvertedResidual(nn.Module):
         else:
             y = F.relu6(conv_norm(self.conv_dw, self.bn1, x), inplace=True)
             y = conv_norm(self.conv_pw, self.bn2, y)
-        return x + y if self.has_shortcut else y
+        if not self.has_shortcut:
+            return y
+        if skipped_share:
+            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= skipped_share
+            y = y * kept / (1 - skipped_share)
+        return x + y
 
 
 class EfficientNetLite(nn.Module):
@@ -129,11 +135,12 @@ class EfficientNetLite(nn.Module):
         self.bn1 = nn.BatchNorm2d(32, eps=1e-3)
         self.blocks = nn.ModuleList()
         self.channels: list[int] = []  # of the features
-        in_channels = 32
+        in_channels, self.depth = 32, 0
         for number, (expansion, kernel_size, stride, channels, repeats) in enumerate(LITE_STAGES):
             out_channels = max(8, int(channels * width + 4) // 8 * 8)
             out_channels += 8 * (out_channels < 0.9 * channels * width)
             repeats = repeats if number in (0, len(LITE_STAGES) - 1) else math.ceil(repeats * depth)
+            self.depth += repeats
             stage = nn.Sequential()
             for i in range(repeats):
                 stage.append(InvertedResidual(in_channels, out_channels, expansion, kernel_size, 1 if i else stride))
@@ -150,12 +157,18 @@ class EfficientNetLite(nn.Module):
             stage.requires_grad_(requires_grad)
         return self
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the features (B, C_i, H/2^i, W/2^i) of an image in [-1, 1], whose sides are multiples of 32."""
+    def forward(self, x: Tensor, drop_path: float = 0.0) -> list[Tensor]:
+        """Compute the features (B, C_i, H/2^i, W/2^i) of an image in [-1, 1], whose sides are multiples of 32.
+
+        The share of samples that skip a block rises from 0 in the first one to `drop_path` in the last.
+        """
         x = F.relu6(conv_norm(self.conv_stem, self.bn1, F.pad(x, (0, 1, 0, 1))), inplace=True)
-        features = []
+        features: list[Tensor] = []
+        passed, rise = 0, drop_path / (self.depth - 1)
         for number, stage in enumerate(self.blocks):
-            x = stage(x)
+            for block in stage.children():
+                x = block(x, passed * rise)
+                passed += 1
             if number in LITE_FEATURES:
                 features.append(x)
         return features

@@ -185,6 +185,8 @@ class SelfAttention(nn.Module):
 class PretrainedUNet(nn.Module):
     """Predict ab from L by a U-Net whose encoder is an ImageNet classifier.
 
+    In train mode a share `dropout` of the planes of the deepest features is dropped (Tompson et al. 2015,
+    arXiv:1411.4280), and twice that share of the samples skip the encoder's last block (`EfficientNetLite.forward`).
     In eval mode colors are evened out over places that look alike, and pale pictures lifted.
 
     Args:
@@ -211,6 +213,7 @@ class PretrainedUNet(nn.Module):
             raise ValueError(f"lift {lift}: must be in [0, 1)")
         named = {"encoder": encoder, "norm": norm, "upsample": upsample, "lift": lift}
         self.architecture, self.lift = {**named, "channels": list(channels)}, lift
+        self.dropout = 0.0
         self.encoder = EfficientNetLite(encoder)
         *skips, deepest = self.encoder.channels
         skips[0] += 4  # L of each of four pixels
@@ -236,11 +239,11 @@ class PretrainedUNet(nn.Module):
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
         height, width = l.shape[-2:]
         padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
-        *skips, x = self.encoder(padded)
+        *skips, x = self.encoder(padded, 2 * self.dropout if self.training else 0.0)
         skips[0] = torch.cat([skips[0], F.pixel_unshuffle(padded, 2)], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
         for level, up in enumerate(self.ups):
-            features = x
-            x = up(x, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
+            features = F.dropout2d(x, self.dropout) if self.training and level < 2 else x
+            x = up(features, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
         ab = torch.tanh(self.head(x))  # (B, 2, H', W')

@@ -27,6 +27,7 @@ from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
+from utils.training.teachers import load_teachers, mean_color
 
 
 def train(cfg: FinetuneConfig) -> Path:
@@ -40,6 +41,7 @@ def train(cfg: FinetuneConfig) -> Path:
     stage.open_data(open_source(cfg, cfg.filter_report))
 
     generator, discriminator, _ = stage.inherit("train_lab.py")
+    teachers = load_teachers(cfg.teachers, stage.device)
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     stage.begin(generator, discriminator, optimizer_g, optimizer_d, "finetune_epoch_{:02d}")
@@ -49,17 +51,18 @@ def train(cfg: FinetuneConfig) -> Path:
         seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
+            target_ab = mean_color(teachers, seen_l) if teachers else real_ab
             fake_ab = generator(seen_l)  # (B, 2, S, S)
             loss_d_real = gan_loss(discriminator(l, real_ab), True)
             loss_d_fake = gan_loss(discriminator(l, fake_ab.detach()), False)
         loss_d = 0.5 * (loss_d_real + loss_d_fake)
         grad_norm_d = backward_and_step(loss_d, optimizer_d, stage.scaler)
 
-        # (2) Update G: fool D, and stay close to the true colors
+        # (2) Update G: fool D, and stay close to the true colors, or to those of the teachers
         discriminator.requires_grad_(False)
         with stage.autocast():
             loss_g_gan = gan_loss(discriminator(l, fake_ab), True)
-        loss_g_l1 = F.l1_loss(fake_ab.float(), real_ab)
+        loss_g_l1 = F.l1_loss(fake_ab.float(), target_ab)
         loss_g = loss_g_gan + cfg.lambda_l1 * loss_g_l1
         grad_norm_g = backward_and_step(loss_g, optimizer_g, stage.scaler)
         discriminator.requires_grad_(True)

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from encoder_lab import LITE_SIZES, DepthwiseConv, EfficientNetLite
+from encoder_lab import LITE_SIZES, DepthwiseConv, EfficientNetLite, InvertedResidual
 
 
 @pytest.mark.parametrize("name", LITE_SIZES)
@@ -51,6 +51,28 @@ def test_requires_grad_lets_the_deeper_stages_learn_alone():
         encoder.requires_grad_(learns)
         assert not any(p.requires_grad for p in (*encoder.conv_stem.parameters(), *encoder.blocks[:3].parameters()))
         assert all(p.requires_grad == learns for p in encoder.blocks[3:].parameters())
+
+
+def test_block_is_skipped_by_its_share_of_the_samples():
+    torch.manual_seed(0)
+    block, x = InvertedResidual(4, 4, 6, 3, 1).eval(), torch.rand(1, 4, 8, 8).expand(1000, -1, -1, -1)
+    with torch.no_grad():
+        added, kept = (block(x[:1]) - x[:1]).square().mean().sqrt(), block(x, 0.25) - x
+    sizes = kept.square().mean(dim=(1, 2, 3)).sqrt() / added  # 0, or 1 / 0.75, so that the mean is 1
+    skipped = sizes == 0
+    assert 200 < skipped.sum() < 300 and torch.allclose(sizes[~skipped], torch.tensor(4 / 3), rtol=1e-4)
+
+
+def test_share_of_skipped_blocks_rises_with_the_depth():
+    encoder, shares = EfficientNetLite("lite0").eval(), []
+    for block in encoder.blocks.modules():
+        if isinstance(block, InvertedResidual):
+            block.register_forward_pre_hook(lambda _, arguments: shares.append(arguments[1]))
+    encoder(torch.rand(1, 1, 32, 32), 0.2)
+    assert shares == pytest.approx([0.2 * i / 15 for i in range(16)])  # Lite0 has 16 blocks
+    shares.clear()
+    encoder(torch.rand(1, 1, 32, 32))
+    assert not any(shares)
 
 
 def test_depthwise_convolution_has_the_same_gradient_in_mixed_precision():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -132,6 +134,16 @@ def test_pretrained_unet_keeps_the_statistics_of_its_encoder():
         network(torch.rand(2, 1, 64, 64))
         assert network.training and torch.equal(encoder.running_mean, before[0])
         assert not torch.equal(decoder.running_mean, before[1])
+
+
+def test_pretrained_unet_drops_features_in_training_alone(pretrained):
+    l = torch.rand(2, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(pretrained(l), pretrained(l))
+        trained = copy.deepcopy(pretrained).train()
+        assert torch.equal(trained(l), trained(l))
+        trained.dropout = 0.1
+        assert not torch.equal(trained(l), trained(l))
 
 
 def test_discriminator_judges_a_shrunken_image():

@@ -224,8 +224,13 @@ def say(message: str) -> None:
 
 def plain_config(cfg: DataclassInstance) -> dict[str, object]:
     """Turn a configuration into a dict of plain types."""
-    values = dataclasses.asdict(cfg)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    def plain(value: object) -> object:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(cfg).items()}
 
 
 def say_config(config: object, device: torch.device, dtype: torch.dtype | None) -> None:

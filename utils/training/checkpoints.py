@@ -32,7 +32,7 @@ _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
     "Finetune": (config.FINETUNE_CHECKPOINTS, r"G_finetune_epoch_(\d+)\.pt"),
     "Finetune+VGG": (config.FINETUNE_CHECKPOINTS, r"G_ft_fromE(\d+)_vgg_epoch_(\d+)\.pt"),
 }
-_PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint"}
+_PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint", "teachers"}
 _ARCHITECTURE = {"gen_width", "gen_depth", "disc_width", "norm", "upsample"}  # a hand-off keeps the file's own
 _ARCHITECTURE |= {"encoder", "encoder_weights", "frozen_share"}
 MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}

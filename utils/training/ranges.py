@@ -39,6 +39,8 @@ def check_ranges(cfg: TrainingConfig) -> None:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:
         raise UserError(f"--load-size {cfg.load_size}: must be at least --img-size {cfg.img_size}")
+    if not 0 <= cfg.dropout < 0.5:
+        raise UserError(f"--dropout {cfg.dropout}: must be in [0, 0.5)")
     if not 0 <= cfg.scale_jitter <= 0.5:
         raise UserError(f"--scale-jitter {cfg.scale_jitter}: must be in [0, 0.5]")
     if not 0 <= cfg.ema_decay < 1:
