@@ -150,7 +150,7 @@ class TrainConfig(TrainingConfig):
     init_checkpoint: Path | None = None
     """Start from this G_*.pt (and the D_*.pt beside it) instead of random weights."""
     epochs: int = SUBSET_EPOCHS
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     lambda_l1: float = 150.0
     encoder: Literal["none", "lite0", "lite1", "lite2", "lite3", "lite4"] = "lite2"
     """Pretrained encoder of the generator, an EfficientNet-Lite; none trains a U-Net from scratch."""
@@ -183,7 +183,7 @@ class FinetuneConfig(TrainingConfig):
     teachers: tuple[Path, ...] = ()
     """G_*.pt files whose mean colors stand for the true ones in the L1 loss; none: the truth."""
     epochs: int = FINETUNE_EPOCHS
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     lambda_l1: float = 250.0
     sample_every: int = 1
     save_every: int = 1

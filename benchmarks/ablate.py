@@ -29,7 +29,7 @@ from utils.fixed_samples import choose_fixed_images
 from utils.training import checkpoints
 
 FLAGS = """--encoder none --img-size 64 --load-size 71 --gen-width 32 --disc-width 32 --val-fraction 0.1
-    --lambda-l1 100"""
+    --lambda-l1 100 --learning-rate 2e-4 --scale-jitter 0"""
 COLUMNS = """psnr:.2f psnr_gain:+.2f ssim:.4f ms_ssim:.4f colorfulness:.1f colorfulness_share:.0%
     histogram_distance:.3f nearly_gray:.1% fd_lite2:.1f rec_601_gain:+.2f gain_at_70:+.2f"""  # measures and formats
 

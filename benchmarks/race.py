@@ -5,8 +5,9 @@
 The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none --gen-width 32 for
 two sevenths of the time at half the size and for four sevenths at the full size, then train_lab_finetune.py;
 "pretrained" is train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is
-as in config.py; a short trial of each leg says how many steps fit. On two cores two sides may run at once, each as a
-command bound to one of them. Writes <work-dir>/<side>/scores.json, beside the generators.
+as in config.py, or from scratch what did best there; a short trial of each leg says how many steps fit. On two cores
+two sides may run at once, each as a command bound to one of them. Writes <work-dir>/<side>/scores.json, beside the
+generators.
 """
 
 import shutil
@@ -32,6 +33,7 @@ from utils.training import checkpoints
 
 BATCH_SIZE = 16  # of both sides
 TRIAL_STEPS = 40, 140  # the rate is taken between them
+SCRATCH, SCRATCH_2 = "--learning-rate 2e-4 --scale-jitter 0", "--learning-rate 5e-5 --scale-jitter 0.1"  # the stages'
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,17 @@ def timed(script: ModuleType, cfg: TrainingConfig, steps: int) -> tuple[Path, fl
 
 def run_ours(cfg: RaceConfig, side: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, float, int]:
     """Train stage 1, from scratch at half the size first, then stage 2; return the same."""
+    first = f"{cfg.networks} --encoder none --gen-width 32 {SCRATCH}"
     legs = [  # the last number is the share of the time that is left
-        (train_lab, TrainConfig, f"{cfg.networks} --encoder none --gen-width 32", cfg.img_size // 2, 2 / 7),
-        (train_lab, TrainConfig, "", cfg.img_size, 4 / 5),
-        (train_lab_finetune, FinetuneConfig, "", cfg.img_size, 1.0),
+        (train_lab, TrainConfig, first, cfg.img_size // 2, 2 / 7),
+        (train_lab, TrainConfig, SCRATCH, cfg.img_size, 4 / 5),
+        (train_lab_finetune, FinetuneConfig, SCRATCH_2, cfg.img_size, 1.0),
     ]
     if side == "pretrained":
-        legs[:2] = [(train_lab, TrainConfig, cfg.networks, cfg.img_size, 6 / 7)]
+        legs = [
+            (train_lab, TrainConfig, cfg.networks, cfg.img_size, 6 / 7),
+            (train_lab_finetune, FinetuneConfig, "", cfg.img_size, 1.0),
+        ]
     flags = f"--epochs 1000000 --save-every 1000000 --sample-every 1000000 --batch-size {BATCH_SIZE} --num-workers 0"
     flags += f" --device {cfg.device} --no-resume"
     init: tuple[object, ...] = ()

@@ -102,7 +102,7 @@ def test_stages_two_and_three_start_from_the_one_before(stage_one, sample_coco, 
     finetuned = train_lab_finetune.train(FinetuneConfig(**shared, init_checkpoint=newest))
     assert finetuned.name == "G_finetune_epoch_01.pt"
     printed = capsys.readouterr().out
-    assert "overrides lambda_l1: 150.0 -> 250.0" in printed and "overrides learning_rate: 0.0002 -> 5e-05" in printed
+    assert "overrides lambda_l1: 150.0 -> 250.0" in printed and "overrides learning_rate: 0.0005 -> 0.0002" in printed
     for letter in "GD":  # two small steps away from where stage 1 ended, not from random weights
         before, after = (weights(path.with_name(f"{letter}{path.name[1:]}")) for path in (newest, finetuned))
         kernels = [name for name in before if before[name].dim() == 4]

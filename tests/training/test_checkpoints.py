@@ -30,7 +30,7 @@ def test_generator_file_is_plain_and_complete(tmp_path):
     entries = torch.load(path, weights_only=True)
     assert entries["architecture"] == {"width": 16, "depth": 3, "norm": "batch", "upsample": "pixelshuffle"}
     assert (entries["stage"], entries["epoch"], entries["step"]) == ("subset", 1, 10)
-    assert entries["config"]["learning_rate"] == 2e-4 and entries["metrics"] == {"psnr": 20.0}
+    assert entries["config"]["learning_rate"] == 5e-4 and entries["metrics"] == {"psnr": 20.0}
     assert entries["commit"] and all(isinstance(value, torch.Tensor) for value in entries["weights"].values())
 
 
