@@ -106,10 +106,8 @@ class TrainingConfig:
     """Weight of the L1 loss of ab, relative to the adversarial loss."""
     cache_dir: Path = CACHE_DIR
     """Parent of the caches; the one named after images-dir is used when it exists."""
-    max_steps: int | None = None
-    """Stop after this many steps, even in the middle of an epoch."""
-    batch_size: int = 16
-    """Images per step and process."""
+    max_steps: int | None = None  # Stop after this many steps, even in the middle of an epoch.
+    batch_size: int = 16  # Images per step and process.
     img_size: int = 256
     """Side of the square training crops, in pixels."""
     load_size: int = 286
@@ -118,8 +116,7 @@ class TrainingConfig:
     """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
     dropout: float = 0.1
     """Share of features dropped in training, against over-fitting, of a generator with a pretrained encoder."""
-    warmup_steps: int = 500
-    """Steps over which the learning rate rises from 0."""
+    warmup_steps: int = 500  # Steps over which the learning rate rises from 0.
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which is what the G_*.pt files hold."""
     amp: bool = True

@@ -160,7 +160,8 @@ class EfficientNetLite(nn.Module):
     def forward(self, x: Tensor, drop_path: float = 0.0) -> list[Tensor]:
         """Compute the features (B, C_i, H/2^i, W/2^i) of an image in [-1, 1], whose sides are multiples of 32.
 
-        The share of samples that skip a block rises from 0 in the first one to `drop_path` in the last.
+        The share of samples that skip a block rises with its depth, from 0 to `drop_path`; only those with a shortcut
+        can be skipped, and the very last has none.
         """
         x = F.relu6(conv_norm(self.conv_stem, self.bn1, F.pad(x, (0, 1, 0, 1))), inplace=True)
         features: list[Tensor] = []

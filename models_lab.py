@@ -185,9 +185,9 @@ class SelfAttention(nn.Module):
 class PretrainedUNet(nn.Module):
     """Predict ab from L by a U-Net whose encoder is an ImageNet classifier.
 
-    In train mode a share `dropout` of the planes of the deepest features is dropped (Tompson et al. 2015,
-    arXiv:1411.4280), and twice that share of the samples skip the encoder's last block (`EfficientNetLite.forward`).
-    In eval mode colors are evened out over places that look alike, and pale pictures lifted.
+    In train mode a share `dropout` of the planes that the first two levels of the decoder get is dropped (Tompson et
+    al. 2015, arXiv:1411.4280), and up to twice that share of the samples skip blocks of the encoder. In eval mode
+    colors are evened out over places that look alike, and pale pictures lifted.
 
     Args:
         encoder: one of LITE_SIZES.

@@ -8,7 +8,8 @@ D_finetune_epoch_NN.pt, best.pt, last.pt (the same command resumes from it), log
 tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
-arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076.
+arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. With --teachers the mean color of
+these generators stands for the truth in L1 (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def train(cfg: FinetuneConfig) -> Path:
     stage.open_data(open_source(cfg, cfg.filter_report))
 
     generator, discriminator, _ = stage.inherit("train_lab.py")
-    teachers = load_teachers(cfg.teachers, stage.device)
+    teachers, digests = load_teachers(cfg.teachers, stage.device)
+    stage.origin += digests
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     stage.begin(generator, discriminator, optimizer_g, optimizer_d, "finetune_epoch_{:02d}")

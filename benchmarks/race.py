@@ -74,7 +74,7 @@ def timed(script: ModuleType, cfg: TrainingConfig, steps: int) -> tuple[Path, fl
 
 def run_ours(cfg: RaceConfig, side: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, float, int]:
     """Train stage 1, from scratch at half the size first, then stage 2; return the same."""
-    first = f"{cfg.networks} --encoder none --gen-width 32 {SCRATCH}"
+    first = f"{SCRATCH} {cfg.networks} --encoder none --gen-width 32"
     legs = [  # the last number is the share of the time that is left
         (train_lab, TrainConfig, first, cfg.img_size // 2, 2 / 7),
         (train_lab, TrainConfig, SCRATCH, cfg.img_size, 4 / 5),

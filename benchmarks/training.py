@@ -56,7 +56,7 @@ def measure_loading(images_dir: Path, folder: Path, turns: int) -> list[Row]:
         compare("building the cache, one core", "ms/image", pair, 3, f"ours at {LOAD_SIZE} px"),
         compare(f"... on {CORES} cores against one", "ms/image", [pair[1], all_cores], CORES, "both ours"),
     ]
-    cfg = TrainConfig(images_dir=images_dir, img_size=SIZE, load_size=LOAD_SIZE)
+    cfg = TrainConfig(images_dir=images_dir, img_size=SIZE, load_size=LOAD_SIZE, scale_jitter=0.0)  # as the textbook
     with silence():
         sources = [open_source(replace(cfg, cache_dir=cache)) for cache in (folder / "none", ours)]
     from_files, from_cache = (source.open_samples(images, 0) for source in sources)
@@ -163,8 +163,9 @@ def measure_steps(
     build(enough, folder / "ours256", LOAD_SIZE, CORES)
 
     def our_config(number: int, batch_size: int, flags: str) -> TrainConfig | VGGConfig:
-        flags += f" --img-size {SIZE} --load-size {LOAD_SIZE} --batch-size {batch_size} --device {device}"
-        flags += f" --max-steps {WARM_UP + steps} --val-fraction 0.05 --last-every 1000000 --images-dir"
+        flags += f" --img-size {SIZE} --load-size {LOAD_SIZE} --scale-jitter 0 --batch-size {batch_size}"
+        flags += f" --device {device} --max-steps {WARM_UP + steps} --val-fraction 0.05"
+        flags += " --last-every 1000000 --images-dir"
         paths = "--cache-dir", folder / "ours256", "--output-dir", folder / "run"
         return parse(VGGConfig, flags, enough, *paths) if number == 3 else parse(TrainConfig, flags, enough, *paths)
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from affinity_lab import lift_pale
@@ -143,7 +144,22 @@ def test_pretrained_unet_drops_features_in_training_alone(pretrained):
         trained = copy.deepcopy(pretrained).train()
         assert torch.equal(trained(l), trained(l))
         trained.dropout = 0.1
-        assert not torch.equal(trained(l), trained(l))
+        features = [trained.predict(l)[1] for _ in range(2)]  # they come after both kinds
+        assert not torch.equal(*features)
+    unused = copy.deepcopy(pretrained)
+    unused.dropout = 0.1
+    with torch.inference_mode():
+        assert torch.equal(unused(l), pretrained(l))
+
+
+def test_pretrained_unet_drops_planes_and_skips_blocks(pretrained, monkeypatch):
+    l, trained = torch.rand(2, 1, 64, 64) * 2 - 1, copy.deepcopy(pretrained).train()
+    trained.dropout = 0.1
+    forward, shares, planes = trained.encoder.forward, [], []
+    monkeypatch.setattr(trained.encoder, "forward", lambda x, share: shares.append(share) or forward(x, share))
+    monkeypatch.setattr(F, "dropout2d", lambda x, share: planes.append((x.shape[-1], share)) or x)
+    trained(l)
+    assert shares == [0.2] and planes == [(2, 0.1), (4, 0.1)]  # at 1/32 and 1/16 of the size
 
 
 def test_discriminator_judges_a_shrunken_image():

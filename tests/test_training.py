@@ -153,6 +153,17 @@ def test_another_configuration_is_refused_and_no_resume_starts_anew(stage_one, s
     assert log_lines(cfg.output_dir)[0]["step"] != log_lines(stage_one[0].output_dir)[0]["step"]
 
 
+def test_run_of_before_a_setting_existed_goes_on(sample_coco, tmp_path):
+    cfg = tiny_config(tmp_path, sample_coco, epochs=1, max_steps=1, dropout=0.0)
+    newest = train_lab.train(cfg)
+    last = torch.load(cfg.output_dir / "last.pt", weights_only=True)
+    del last["config"]["dropout"]
+    torch.save(last, cfg.output_dir / "last.pt")
+    assert train_lab.train(cfg) == newest
+    with pytest.raises(UserError, match=r"dropout 0\.0 -> 0\.1"):
+        train_lab.train(replace(cfg, dropout=0.1))
+
+
 def test_no_resume_does_not_remove_what_it_starts_from(stage_one):
     cfg, newest = stage_one
     inherited = {name: getattr(TrainConfig, name) for name in TINY_NETWORKS}

@@ -233,9 +233,9 @@ def plain_config(cfg: DataclassInstance) -> dict[str, object]:
     return {name: plain(value) for name, value in dataclasses.asdict(cfg).items()}
 
 
-def say_config(config: object, device: torch.device, dtype: torch.dtype | None) -> None:
+def say_config(config: DataclassInstance, device: torch.device, dtype: torch.dtype | None) -> None:
     """Print the resolved configuration, the device and the precision."""
-    for name, value in vars(config).items():
+    for name, value in plain_config(config).items():
         say(f"{name} = {value}")
     precision = "float32" if dtype is None else f"{str(dtype).removeprefix('torch.')} autocast"
     say(f"running on {device} in {precision}, {world_size()} process(es), torch {torch.__version__}")

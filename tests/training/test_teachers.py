@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def test_load_teachers_do_not_lift_pale_pictures(tmp_path: Path) -> None:
     path = tmp_path / "G_lifting.pt"
     network = PretrainedUNet("lite0", (16, 16, 8, 8), lift=0.3)
     checkpoints.save_network(path, network, info)
-    (teacher,) = load_teachers([path], CPU)
+    (teacher,), digest = load_teachers([path], CPU)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     l = torch.rand(1, 1, 32, 32) * 2 - 1
     assert not any(weight.requires_grad for weight in teacher.parameters())
     with torch.no_grad():
@@ -39,5 +41,5 @@ def test_load_teachers_do_not_lift_pale_pictures(tmp_path: Path) -> None:
 
 
 def test_load_teachers_names_a_file_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"G_gone\.pt: no such checkpoint"):
+    with pytest.raises(UserError, match=r"G_gone\.pt: no such checkpoint; give --teachers"):
         load_teachers([tmp_path / "G_gone.pt"], CPU)

@@ -17,7 +17,7 @@ from torch import nn
 from config import TrainingConfig
 from utils import run
 from utils.run import UserError, plain_config
-from utils.training.checkpoints import MAY_CHANGE, read, save
+from utils.training.checkpoints import ABSENT, MAY_CHANGE, read, save
 
 
 class Stateful(Protocol):
@@ -50,7 +50,7 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
     for name, part in parts.items():
         if isinstance(part, nn.Module) and not all(value.isfinite().all() for value in part.state_dict().values()):
             raise UserError(f"{name}: weights not finite after step {position.step}; give a lower --learning-rate")
-    device = device_of(parts)  # its random state is that of every process: each draws for all
+    device = device_of(parts)  # its random state is that of every process: each draws the same
     entries = {
         "kind": "last",
         "stage": stage,
@@ -109,7 +109,7 @@ def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Part
     mend = "choose another --output-dir, or start over with --no-resume"
     entries = read(path, mend)
     try:
-        now, before = plain_config(cfg), entries["config"]
+        now, before = plain_config(cfg), {**ABSENT, **entries["config"]}
         changed = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
         if entries["stage"] != stage or changed:
             what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed) or entries["stage"]

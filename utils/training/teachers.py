@@ -5,6 +5,7 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,18 +15,23 @@ from torch import Tensor
 from models_lab import Generator, PretrainedUNet
 from utils.training import checkpoints
 
+MEND = "give --teachers the G_*.pt files of trained generators"
 
-def load_teachers(paths: Sequence[Path], device: torch.device) -> list[Generator]:
-    """Load generators in eval mode, without the lift of pale pictures, which the one that learns has itself.
+
+def load_teachers(paths: Sequence[Path], device: torch.device) -> tuple[list[Generator], str]:
+    """Load generators in eval mode, and the digests of their files.
+
+    Pale pictures are not lifted, as that is for the one that learns to do. Colors are evened out, and a saturation
+    that a file was published with stays in it.
 
     Raises:
         UserError: a file is missing, damaged or something else.
     """
-    teachers = [checkpoints.load_generator(path, device)[0].requires_grad_(False) for path in paths]
+    teachers = [checkpoints.load_generator(path, device, MEND)[0].requires_grad_(False) for path in paths]
     for teacher in teachers:
         if isinstance(teacher, PretrainedUNet):
             teacher.lift = 0.0
-    return teachers
+    return teachers, "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 @torch.no_grad()
