@@ -1,15 +1,12 @@
-"""The networks: two U-Nets that predict ab from L, and a PatchGAN that judges (L, ab).
+"""The networks: two U-Nets that predict ab from L, the mean of several, and a PatchGAN that judges (L, ab).
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
-arXiv:1611.07004. The decoder doubles its resolution by sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158)
-with ICNR weights (Aitken et al. 2017, arXiv:1707.02937), or by resize-convolution (Odena et al. 2016), because
-transposed convolutions leave a checkerboard.
+arXiv:1611.07004.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,82 +14,7 @@ from torch import Tensor, nn
 
 from affinity_lab import even_out, follow_hints, lift_pale
 from encoder_lab import EfficientNetLite
-
-
-def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Make a normalization layer with learned scale and shift.
-
-    Args:
-        norm: "batch", "instance" or "group".
-        channels: of its input.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    if norm == "group":
-        return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
-    raise ValueError(f"norm {norm!r}: give batch, instance or group")
-
-
-def init_weights(module: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02), as the paper does (section 6.2), and set biases to zero."""
-    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # without memory there is nothing to draw
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-class Down(nn.Module):
-    """Halve the resolution: 4x4 convolution of stride 2, normalization, LeakyReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: str | None):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=norm is None)
-        self.norm = nn.Identity() if norm is None else norm_layer(norm, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), 0.2)  # (B, out, H/2, W/2)
-
-
-class UpSample(nn.Module):
-    """Double the resolution without a checkerboard, by pixel-shuffle or resize-convolution."""
-
-    def __init__(self, in_channels: int, out_channels: int, upsample: str, kernel_size: int = 1):
-        super().__init__()
-        if upsample not in ("pixelshuffle", "resize"):
-            raise ValueError(f"upsample {upsample!r}: give pixelshuffle or resize")
-        self.shuffle = upsample == "pixelshuffle"
-        conv_channels = out_channels * 4 if self.shuffle else out_channels
-        self.conv = nn.Conv2d(in_channels, conv_channels, kernel_size, padding=kernel_size // 2)
-
-    def init_icnr(self) -> None:
-        """Give the four sub-pixels of each channel the same weights: nearest-neighbor up-sampling at the start."""
-        if self.shuffle:
-            with torch.no_grad():
-                self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, dim=0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.shuffle:
-            return F.pixel_shuffle(self.conv(x), 2)  # (B, out, 2H, 2W)
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # (B, out, 2H, 2W)
-
-
-class Up(nn.Module):
-    """Double the resolution, join the skip connection, 3x3 convolution, normalization, ReLU."""
-
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: str, upsample: str):
-        super().__init__()
-        self.up = UpSample(in_channels, out_channels // 2, upsample)
-        self.conv = nn.Conv2d(out_channels // 2 + skip_channels, out_channels, 3, padding=1, bias=False)
-        self.norm = norm_layer(norm, out_channels)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = torch.cat([self.up(x), skip], dim=1)  # (B, out/2 + skip, 2H, 2W)
-        return F.relu(self.norm(self.conv(x)), inplace=True)  # (B, out, 2H, 2W)
+from layers_lab import Down, SelfAttention, Up, UpSample, init_weights, norm_layer
 
 
 class GeneratorUNet(nn.Module):
@@ -160,26 +82,6 @@ class GeneratorUNet(nn.Module):
         """
         ab, features = self.predict(l)
         return ab if hints is None else follow_hints(ab, hints, l, features)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention over all places, added to its input; it starts as the identity.
-
-    Zhang et al. 2018, "Self-Attention Generative Adversarial Networks", arXiv:1805.08318.
-    """
-
-    def __init__(self, channels: int, heads: int = 4):
-        super().__init__()
-        self.heads = heads
-        self.norm = norm_layer("group", channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))  # (B, 3, heads, C/heads, H W)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, H W, C/heads)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
-        return x + self.out(y)
 
 
 class PretrainedUNet(nn.Module):
@@ -257,7 +159,45 @@ class PretrainedUNet(nn.Module):
         return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
-Generator = GeneratorUNet | PretrainedUNet
+class UNetEnsemble(nn.Module):
+    """Predict ab from L by the mean of several U-Nets with pretrained encoders: they err in different places.
+
+    Lakshminarayanan, Pritzel and Blundell 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
+    Ensembles", arXiv:1612.01474. Hints follow the features of the first.
+
+    Args:
+        members: the arguments of each `PretrainedUNet`.
+        lift: exponent by which pictures that come out pale gain color in eval mode, see `lift_pale`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, members: Sequence[Mapping], lift: float = 0.0):
+        super().__init__()
+        if not members or not 0 <= lift < 1:
+            raise ValueError(f"{len(members)} members, lift {lift}: at least one, and in [0, 1)")
+        self.architecture, self.lift = {"members": [dict(member) for member in members], "lift": lift}, lift
+        self.members = nn.ModuleList(PretrainedUNet(**member) for member in members)
+
+    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
+        predictions = [member.predict(l) for member in pretrained_parts(self)]
+        ab = torch.stack([ab for ab, _ in predictions]).mean(dim=0)  # (B, 2, H, W)
+        return ab if self.training else lift_pale(ab, self.lift), predictions[0][1]
+
+    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
+        ab, features = self.predict(l)
+        return ab if hints is None else follow_hints(ab, hints, l, features)
+
+
+Generator = GeneratorUNet | PretrainedUNet | UNetEnsemble
+
+
+def pretrained_parts(network: nn.Module) -> list[PretrainedUNet]:
+    """Find the U-Nets with a pretrained encoder that a network is or consists of; none in others."""
+    return [module for module in network.modules() if isinstance(module, PretrainedUNet)]
 
 
 class PatchDiscriminator(nn.Module):

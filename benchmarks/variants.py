@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train_lab
-from models_lab import Down, GeneratorUNet
+from layers_lab import Down
+from models_lab import GeneratorUNet
 from utils.training import checkpoints, stage
 
 PLACES = (train_lab, stage, checkpoints)  # modules whose names a variant can replace

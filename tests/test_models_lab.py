@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from affinity_lab import lift_pale
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UpSample, norm_layer
+from affinity_lab import follow_hints, lift_pale
+from layers_lab import UpSample, norm_layer
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UNetEnsemble, pretrained_parts
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -160,6 +161,32 @@ def test_pretrained_unet_drops_planes_and_skips_blocks(pretrained, monkeypatch):
     monkeypatch.setattr(F, "dropout2d", lambda x, share: planes.append((x.shape[-1], share)) or x)
     trained(l)
     assert shares == [0.2] and planes == [(2, 0.1), (4, 0.1)]  # at 1/32 and 1/16 of the size
+
+
+SMALL = {"encoder": "lite0", "channels": (16, 16, 8, 8)}
+
+
+def test_ensemble_is_the_lifted_mean_of_its_members():
+    torch.manual_seed(0)
+    ensemble = UNetEnsemble([SMALL, SMALL], lift=0.2).eval()
+    l = torch.rand(2, 1, 40, 56) * 2 - 1
+    with torch.inference_mode():
+        first, second = (member(l) for member in ensemble.members)
+        assert torch.equal(ensemble(l), lift_pale((first + second) / 2, 0.2)) and not torch.allclose(first, second)
+        ab, features = ensemble.predict(l)
+        hints = torch.zeros(2, 3, 40, 56)
+        hints[:, :, 20, 30] = torch.tensor([0.3, -0.2, 1.0])
+        assert torch.equal(features, ensemble.members[0].predict(l)[1])
+        assert torch.equal(ensemble(l, hints), follow_hints(ab, hints, l, features))
+    for members, lift in (([], 0.0), ([SMALL], 1.0)):
+        with pytest.raises(ValueError, match="members, lift"):
+            UNetEnsemble(members, lift)
+
+
+def test_pretrained_parts_are_those_with_an_encoder():
+    single, ensemble = PretrainedUNet(**SMALL), UNetEnsemble([SMALL, SMALL])
+    assert pretrained_parts(single) == [single] and pretrained_parts(ensemble) == list(ensemble.members)
+    assert pretrained_parts(GeneratorUNet(4, 2)) == pretrained_parts(PatchDiscriminator(4)) == []
 
 
 def test_discriminator_judges_a_shrunken_image():

@@ -15,7 +15,7 @@ from coloring_subjects import CPU, PHOTO, Wild, visible_generator
 
 import infer_lab
 from config import DEFAULT_CHECKPOINT
-from models_lab import PretrainedUNet
+from models_lab import Generator, pretrained_parts
 from utils.coloring.borders import Border
 from utils.coloring.colorize import merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
@@ -128,14 +128,14 @@ def test_without_hinted_takes_a_side_with_a_hint_for_picture() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> tuple[PretrainedUNet, int]:
+def shipped() -> tuple[Generator, int]:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
-    assert isinstance(generator, PretrainedUNet) and takes_hints(generator)
+    assert pretrained_parts(generator) and takes_hints(generator)
     return generator, working_size(info)
 
 
 def test_shipped_network_without_hints_gives_what_it_gives_without_the_argument(
-    shipped: tuple[PretrainedUNet, int],
+    shipped: tuple[Generator, int],
 ) -> None:
     generator, size = shipped
     planes = [prepare(Picture(load_photo(name), None), size) for name in ("coffee", "rocket")]
@@ -150,7 +150,7 @@ def test_shipped_network_without_hints_gives_what_it_gives_without_the_argument(
     [("coffee", 430, 40, BLUE), ("coffee", 60, 330, "#a03020"), ("chelsea", 220, 150, "#308030")],
 )
 def test_hint_moves_its_place_and_leaves_what_is_far_away(
-    shipped: tuple[PretrainedUNet, int], name: str, x: int, y: int, color: str
+    shipped: tuple[Generator, int], name: str, x: int, y: int, color: str
 ) -> None:
     """Measured, in CIELAB units: 1 to 3 from the color; half a photograph away moved by 3.6, 0.3 on average."""
     generator, size = shipped
@@ -169,7 +169,7 @@ def test_hint_moves_its_place_and_leaves_what_is_far_away(
     assert moved.max() < 6 and moved.mean() < 0.5
 
 
-def test_predict_ab_of_a_batch_gives_each_plane_its_own_hints(shipped: tuple[PretrainedUNet, int]) -> None:
+def test_predict_ab_of_a_batch_gives_each_plane_its_own_hints(shipped: tuple[Generator, int]) -> None:
     generator, _ = shipped
     planes = [prepare(Picture(np.ascontiguousarray(PHOTO[:, :width]), None), 60) for width in (90, 91)]
     hints = [None, hint_planes([Hint(40, 40, BLUE)], (100, 91), planes[1])]
@@ -199,7 +199,7 @@ def test_recolorer_multiplies_before_hints_are_followed() -> None:
 
 @torch.inference_mode()
 def test_recolorer_that_keeps_gives_the_same_without_running_the_generator_again(
-    shipped: tuple[PretrainedUNet, int], monkeypatch: pytest.MonkeyPatch
+    shipped: tuple[Generator, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator, size = shipped
     l = prepare(Picture(load_photo("coffee"), None), size)
@@ -236,7 +236,7 @@ def run(tmp_path: Path) -> Callable[..., int]:
 
 
 def test_infer_colors_as_the_hints_say(
-    run: Callable[..., int], shipped: tuple[PretrainedUNet, int], tmp_path: Path
+    run: Callable[..., int], shipped: tuple[Generator, int], tmp_path: Path
 ) -> None:
     hints = [Hint(100, 20, BLUE, 3)]
     (tmp_path / "a.json").write_text(dump_hints(hints, 100, 151))

@@ -1,9 +1,10 @@
-"""Write a generator in half precision, for passing on.
+"""Write a generator, or the mean of several, in half precision, for passing on.
 
     python -m utils.training.publish checkpoints_finetune/G_finetune_epoch_04.pt G_half.pt [--lift 0.1]
+    python -m utils.training.publish G_1.pt G_mean.pt --also G_2.pt
 
-Reads a G_*.pt file; writes one of half its size, with the same entries, that every script opens. Absolute paths in
-the configuration are cut down to their last part.
+Reads G_*.pt files; writes one, at half the size, with the entries of the first, that every script opens. Absolute
+paths in the configuration are cut down to their last part.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from models_lab import GeneratorUNet, PretrainedUNet, UNetEnsemble
 from utils import run
 from utils.run import UserError
 from utils.training import checkpoints
@@ -30,6 +32,8 @@ class PublishConfig:
     """G_*.pt file."""
     target: tyro.conf.Positional[Path]
     """File to write."""
+    also: tuple[Path, ...] = ()
+    """More generators with a pretrained encoder: the target's colors are the mean of theirs and the source's."""
     saturation: float = 1.0
     """Multiply ab by this before the final tanh; it is folded into the last layer."""
     working_size: int | None = None
@@ -44,27 +48,49 @@ def _without_folders(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def _read(path: Path) -> dict:
+    checkpoints.load_generator(path, torch.device("cpu"))  # it is one
+    return checkpoints.read(path, "name a G_*.pt file")
+
+
+def _join(networks: Sequence[dict]) -> dict:
+    """Turn the entries of several generators into those of their mean, which are otherwise the first one's."""
+    weights = {f"members.{i}.{name}": w for i, one in enumerate(networks) for name, w in one["weights"].items()}
+    architecture = {
+        "members": [{**one["architecture"], "lift": 0.0} for one in networks],
+        "lift": networks[0]["architecture"]["lift"],
+    }
+    return {**networks[0], "kind": UNetEnsemble.__name__, "architecture": architecture, "weights": weights}
+
+
 def publish(cfg: PublishConfig) -> None:
-    """Copy a generator's file with its weights rounded to float16.
+    """Copy a generator's file, or make the mean of several, with the weights rounded to float16.
 
     Raises:
-        UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
+        UserError: a source is no generator or of another kind, a number is out of its range, or a weight is too large
+            for float16.
     """
     if cfg.working_size is not None and not 1 <= cfg.working_size <= checkpoints.MAX_SIDE:
         raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")
     if not 0 < cfg.saturation < math.inf:
         raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
-    checkpoints.load_generator(cfg.source, torch.device("cpu"))  # it is one
-    entries = checkpoints.read(cfg.source, "name a G_*.pt file")
+    entries = _read(cfg.source)
+    if cfg.also:
+        networks = [entries, *map(_read, cfg.also)]
+        for path, network in zip((cfg.source, *cfg.also), networks, strict=True):
+            if network["kind"] != PretrainedUNet.__name__:
+                raise UserError(f"{path}: --also takes the mean of generators with one pretrained encoder each")
+        entries = _join(networks)
     if cfg.lift is not None:
-        if not 0 <= cfg.lift < 1 or entries["kind"] != "PretrainedUNet":
+        if not 0 <= cfg.lift < 1 or entries["kind"] == GeneratorUNet.__name__:
             raise UserError(f"--lift {cfg.lift}: must be in [0, 1), for a generator with a pretrained encoder")
         entries["architecture"]["lift"] = cfg.lift
     weights = {
         name: value.half() if value.is_floating_point() else value for name, value in entries["weights"].items()
     }
-    for name in (name for name in weights if name.startswith("head.")):
-        weights[name] *= cfg.saturation
+    for name in weights:
+        if "head" in name.split("."):
+            weights[name] *= cfg.saturation
     if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"{cfg.source}: has weights beyond float16's range")
     config = {name: _without_folders(value) for name, value in entries["config"].items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models_lab import Generator, PretrainedUNet
+from models_lab import Generator, GeneratorUNet
 from utils.training import checkpoints
 
 MEND = "give --teachers the G_*.pt files of trained generators"
@@ -29,7 +29,7 @@ def load_teachers(paths: Sequence[Path], device: torch.device) -> tuple[list[Gen
     """
     teachers = [checkpoints.load_generator(path, device, MEND)[0].requires_grad_(False) for path in paths]
     for teacher in teachers:
-        if isinstance(teacher, PretrainedUNet):
+        if not isinstance(teacher, GeneratorUNet):
             teacher.lift = 0.0
     return teachers, "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
