@@ -177,8 +177,6 @@ class FinetuneConfig(TrainingConfig):
     output_dir: Path = FINETUNE_CHECKPOINTS
     init_checkpoint: Path = SUBSET_CHECKPOINT
     """Stage 1's G_*.pt; the D_*.pt beside it is read as well."""
-    teachers: tuple[Path, ...] = ()
-    """G_*.pt files whose mean colors stand for the true ones in the L1 loss; none: the truth."""
     epochs: int = FINETUNE_EPOCHS
     learning_rate: float = 2e-4
     lambda_l1: float = 250.0
