@@ -28,6 +28,7 @@ from utils.coloring.palette import COLORS, COMMON
 from utils.coloring.visits import EXAMPLES_DIR, PAGES, UPLOADS, Visits
 from utils.coloring.web import ADD, Page
 from utils.coloring.web_colors import Colorizer
+from utils.coloring.web_frontend import CSS, JS
 from utils.coloring.web_hints import HintEditor, with_warnings
 from utils.data.sample_set import load_photo
 from utils.files import IMAGE_EXTENSIONS
@@ -44,14 +45,6 @@ TITLE = "Automatic image colorization"
 EXPLANATION = (
     "The network sees only the lightness and guesses the colors; the result keeps the size and the lightness "
     "of the photograph. Colors are guesses: never take them as evidence of what something looked like."
-)
-CSS = (  # the names of the likely colors are for screen readers
-    f"#likely {{display: grid; grid-template-columns: repeat({COLORS}, 1fr); gap: 4px}}"
-    "#likely button {font-size: 0; height: 36px; min-width: 0 !important; padding: 0}"
-    "#likely > :not(button) {grid-column: 1 / -1; color: var(--block-label-text-color)} #colors {display: none}"
-    "#examples button {height: 32px} #examples img {height: 20px; width: auto}"
-    "#canvas [data-testid=status-tracker] {pointer-events: none}"  # what says "processing" would take the next tap
-    "@media (max-width: 640px) {#canvas {height: 320px !important}}"
 )
 
 
@@ -202,6 +195,7 @@ def demo(cfg: DemoConfig) -> None:
             max_file_size=MAX_FILE_SIZE,
             state_session_capacity=MAX_SESSIONS,
             css=CSS,
+            js=JS,
             prevent_thread_lock=True,
             quiet=True,
             footer_links=[],

@@ -443,6 +443,20 @@ def test_taps_while_the_page_is_still_at_work_are_taken(page: sync_api.Page, tmp
     page.wait_for_function("document.querySelector('#table').innerText.split('#a03a1a').length == 3")
 
 
+def test_tap_on_a_picture_that_is_still_loading_is_taken(page: sync_api.Page, tmp_path: Path) -> None:
+    drop_cup(page, tmp_path)
+    page.click("#hints > button")
+    page.wait_for_function("document.querySelector('#canvas img')?.complete")
+    where = [position(page, x, y) for x, y in ((150, 320), (60, 330))]
+    held: list[sync_api.Route] = []
+    page.route("**/canvas.jpg", lambda route: held.append(route), times=1)
+    page.locator("#canvas img").click(position=where[0])
+    page.wait_for_function("!document.querySelector('#canvas img').complete")
+    page.locator("#canvas img").click(position=where[1])
+    held[0].continue_()
+    page.wait_for_function("document.querySelector('#table').innerText.split('#78a8d8').length == 3")
+
+
 def test_tap_places_moves_recolors_and_removes_a_hint_on_a_phone(
     browser: sync_api.Browser, address: tuple[str, Path], tmp_path: Path
 ) -> None:
