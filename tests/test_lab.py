@@ -127,6 +127,8 @@ def test_fit_gamut_leaves_the_largest_chroma_that_fits(lightest):
     assert is_shown(fitted, 1e-6).all()
     more = fitted + 2**-8 * lab * [0, 1, 1]
     assert not is_shown(more[moved], -1e-6).any()
+    steps = 2**8 * np.linalg.norm(fitted[moved, 1:], axis=1) / np.linalg.norm(lab[moved, 1:], axis=1)
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-3)  # the same wherever the search came from
 
 
 def test_fit_gamut_works_on_batches():

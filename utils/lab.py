@@ -41,7 +41,8 @@ SRGB_KNEE, SRGB_SLOPE = 0.0031308, 12.92  # of linear intensity, below which sRG
 _LOWEST_Z = -16 / 116 / F_SLOPE  # skimage stops f(Z) at 0
 # Linear intensities 1e-4 of sRGB's range, far below half a level of 8 bits, under its black and over its white
 _LINEAR_LOW, _LINEAR_HIGH = -1e-4 / SRGB_SLOPE, ((1 + 1e-4 + 0.055) / 1.055) ** 2.4
-_SHARE_OFF = 0.75 * 2**-8  # for shares within 2**-8 of the largest: the search may end by an estimate
+_SHARE_STEP = np.float32(2**-8)
+_SHARE_OFF = 0.75 * 2**-8  # for shares within a step of the largest: the search may end by an estimate
 _NEWTON_STEPS, _MOST_STEPS = 6, 15  # of the search; each of the last 9 halves what is left
 
 
@@ -148,7 +149,7 @@ def _find_room(linear: np.ndarray, slope: np.ndarray) -> np.ndarray:
 
 
 def find_share(gray: np.ndarray, chroma_x: np.ndarray, chroma_z: np.ndarray) -> np.ndarray:
-    """Find the largest share of a color's chroma that sRGB shows, to within 2**-8 and never above it.
+    """Find the largest share of a color's chroma, in steps of 2**-8, that sRGB shows.
 
     Newton's method on each channel of linear RGB, from gray on, always between a share that is shown and one that is
     not; what it does not find soon is found by halving. NumPy takes half of torch's time for it.
@@ -169,15 +170,18 @@ def find_share(gray: np.ndarray, chroma_x: np.ndarray, chroma_z: np.ndarray) -> 
         squared = above * above
         return squared * above + (f - above) / F_SLOPE, 3 * squared * chroma
 
+    def is_shown(linear: np.ndarray) -> np.ndarray:
+        return (linear.min(axis=0) > _LINEAR_LOW) & (linear.max(axis=0) < _LINEAR_HIGH)
+
     low, high, share = np.zeros_like(gray), np.ones_like(gray), np.zeros_like(gray)
     y = xyz_from_f(torch.from_numpy(gray)).numpy()
     (_, slope_x), (_, slope_z) = grow(chroma_x), grow(chroma_z)
     share = np.minimum(_find_room(y, _FROM_X * slope_x + _FROM_Z * slope_z), 1)
-    shares, left = low, np.arange(len(gray))
+    shares, left, colors = low, np.arange(len(gray)), (y, gray, chroma_x, chroma_z)
     for step in range(_MOST_STEPS):
         (x, slope_x), (z, slope_z) = grow(chroma_x), grow(chroma_z)
         linear = _FROM_X * x + _FROM_Y * y + _FROM_Z * z  # (3, M)
-        shown = (linear.min(axis=0) > _LINEAR_LOW) & (linear.max(axis=0) < _LINEAR_HIGH)
+        shown = is_shown(linear)
         room = _find_room(linear, _FROM_X * slope_x + _FROM_Z * slope_z)
         np.copyto(low, share, where=shown)
         np.copyto(high, share, where=~shown)
@@ -192,7 +196,10 @@ def find_share(gray: np.ndarray, chroma_x: np.ndarray, chroma_z: np.ndarray) -> 
         left = left[kept]
         y, gray, chroma_x, chroma_z = (values.take(kept) for values in (y, gray, chroma_x, chroma_z))
         low, high, share = (values.take(kept) for values in (low, high, share))
-    return shares
+    y, gray, chroma_x, chroma_z = colors
+    share = np.minimum(np.floor(shares / _SHARE_STEP + 1) * _SHARE_STEP, 1)
+    (x, _), (z, _) = grow(chroma_x), grow(chroma_z)
+    return share - _SHARE_STEP * ~is_shown(_FROM_X * x + _FROM_Y * y + _FROM_Z * z)
 
 
 def fit_gamut(lab: Tensor) -> Tensor:
