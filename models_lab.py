@@ -137,21 +137,25 @@ class PretrainedUNet(nn.Module):
         self.encoder.eval()
         return self
 
-    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        height, width = l.shape[-2:]
-        padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
+    def guess(self, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W), whose sides are multiples of 32, and leave it as it is.
+
+        Returns:
+            ab (B, 2, H, W), in [-1, 1], and the features (B, C, H/4, W/4) that tell which places look alike.
+        """
         *skips, x = self.encoder(padded, 2 * self.dropout if self.training else 0.0)
-        skips[0] = torch.cat([skips[0], F.pixel_unshuffle(padded, 2)], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
+        light = F.pixel_unshuffle(padded, 2).to(x.dtype, memory_format=torch.channels_last)  # as what it joins: no copies
+        skips[0] = torch.cat([skips[0], light], dim=1)  # (B, C_1 + 4, H/2, W/2)
         for level, up in enumerate(self.ups):
             features = F.dropout2d(x, self.dropout) if self.training and level < 2 else x
             x = up(features, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
-        ab = torch.tanh(self.head(x))  # (B, 2, H', W')
-        if not self.training:
-            ab = lift_pale(even_out(ab, padded, features)[..., :height, :width], self.lift)
-        return ab[..., :height, :width], features
+        return torch.tanh(self.head(x)), features
+
+    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
+        return mean_guess([self], l, self.lift)
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
@@ -163,7 +167,7 @@ class UNetEnsemble(nn.Module):
     """Predict ab from L by the mean of several U-Nets with pretrained encoders: they err in different places.
 
     Lakshminarayanan, Pritzel and Blundell 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
-    Ensembles", arXiv:1612.01474. Hints follow the features of the first.
+    Ensembles", arXiv:1612.01474. Their mean is evened out, and follows hints, by the features of the first.
 
     Args:
         members: the arguments of each `PretrainedUNet`.
@@ -182,14 +186,33 @@ class UNetEnsemble(nn.Module):
 
     def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        predictions = [member.predict(l) for member in pretrained_parts(self)]
-        ab = torch.stack([ab for ab, _ in predictions]).mean(dim=0)  # (B, 2, H, W)
-        return ab if self.training else lift_pale(ab, self.lift), predictions[0][1]
+        return mean_guess(pretrained_parts(self), l, self.lift)
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
         ab, features = self.predict(l)
         return ab if hints is None else follow_hints(ab, hints, l, features)
+
+
+def mean_guess(networks: Sequence[PretrainedUNet], l: Tensor, lift: float) -> tuple[Tensor, Tensor]:
+    """Predict color by the mean of networks; in eval mode it is evened out, and pale pictures lifted.
+
+    Args:
+        networks: in the same mode.
+        l: (B, 1, H, W), in [-1, 1]; any H and W.
+        lift: exponent of `lift_pale`.
+
+    Returns:
+        ab (B, 2, H, W), in [-1, 1], and the first network's features, which `follow_hints` takes.
+    """
+    height, width = l.shape[-2:]
+    padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
+    guesses = [network.guess(padded) for network in networks]
+    ab = torch.stack([ab for ab, _ in guesses]).mean(dim=0)  # (B, 2, H', W')
+    features = guesses[0][1]
+    if networks[0].training:
+        return ab[..., :height, :width], features
+    return lift_pale(even_out(ab, padded, features)[..., :height, :width], lift), features
 
 
 Generator = GeneratorUNet | PretrainedUNet | UNetEnsemble
@@ -236,4 +259,5 @@ class PatchDiscriminator(nn.Module):
         Returns:
             (B, 1, H/8 - 2, W/8 - 2) of the shrunken sides: one unbounded score a patch; near 1 means real.
         """
-        return self.layers(F.avg_pool2d(torch.cat([l, ab], dim=1), self.shrink))
+        seen = torch.cat([l, ab], dim=1)
+        return self.layers(F.avg_pool2d(seen, self.shrink) if self.shrink > 1 else seen)
