@@ -144,7 +144,8 @@ class PretrainedUNet(nn.Module):
             ab (B, 2, H, W), in [-1, 1], and the features (B, C, H/4, W/4) that tell which places look alike.
         """
         *skips, x = self.encoder(padded, 2 * self.dropout if self.training else 0.0)
-        light = F.pixel_unshuffle(padded, 2).to(x.dtype, memory_format=torch.channels_last)  # as what it joins: no copies
+        # In the precision and layout of what it joins, or all of that would be copied
+        light = F.pixel_unshuffle(padded, 2).to(x.dtype, memory_format=torch.channels_last)
         skips[0] = torch.cat([skips[0], light], dim=1)  # (B, C_1 + 4, H/2, W/2)
         for level, up in enumerate(self.ups):
             features = F.dropout2d(x, self.dropout) if self.training and level < 2 else x
