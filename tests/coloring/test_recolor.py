@@ -69,7 +69,9 @@ def test_fit_levels_equals_the_conversions(dtype: type) -> None:
     expected = convert_one_by_one(torch.from_numpy(lab[:1, None]), lab[1:, None], rgb.dtype)[0]
     assert found.shape == expected.shape
     # The chroma may differ by a step of 2**-8 where a float tips it, which is rare.
-    difference = np.abs(found - expected) / np.iinfo(dtype).max * 255
+    difference = np.abs(found - expected)
+    assert np.quantile(difference, 0.95) <= 1
+    difference = difference / np.iinfo(dtype).max * 255
     assert (difference > 1).mean() < 1e-3 and difference.max() < 5
 
 
