@@ -177,6 +177,8 @@ class FinetuneConfig(TrainingConfig):
     output_dir: Path = FINETUNE_CHECKPOINTS
     init_checkpoint: Path = SUBSET_CHECKPOINT
     """Stage 1's G_*.pt; the D_*.pt beside it is read as well."""
+    teachers: tuple[Path, ...] = ()
+    """G_*.pt files (pretrained encoders); the L1 loss then counts half for the true colors, half for their mean."""
     epochs: int = FINETUNE_EPOCHS
     learning_rate: float = 2e-4
     lambda_l1: float = 250.0

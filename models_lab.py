@@ -156,7 +156,7 @@ class PretrainedUNet(nn.Module):
 
     def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        return mean_guess([self], l, self.lift)
+        return mean_guess([self], l, None if self.training else self.lift)
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
@@ -187,7 +187,7 @@ class UNetEnsemble(nn.Module):
 
     def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        return mean_guess(pretrained_parts(self), l, self.lift)
+        return mean_guess(pretrained_parts(self), l, None if self.training else self.lift)
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
@@ -195,13 +195,13 @@ class UNetEnsemble(nn.Module):
         return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
-def mean_guess(networks: Sequence[PretrainedUNet], l: Tensor, lift: float) -> tuple[Tensor, Tensor]:
-    """Predict color by the mean of networks; in eval mode it is evened out, and pale pictures lifted.
+def mean_guess(networks: Sequence[PretrainedUNet], l: Tensor, lift: float | None) -> tuple[Tensor, Tensor]:
+    """Predict color by the mean of networks.
 
     Args:
-        networks: in the same mode.
+        networks: at least one.
         l: (B, 1, H, W), in [-1, 1]; any H and W.
-        lift: exponent of `lift_pale`.
+        lift: the mean is evened out, and pale pictures lifted by this exponent; None leaves it as it is.
 
     Returns:
         ab (B, 2, H, W), in [-1, 1], and the first network's features, which `follow_hints` takes.
@@ -211,7 +211,7 @@ def mean_guess(networks: Sequence[PretrainedUNet], l: Tensor, lift: float) -> tu
     guesses = [network.guess(padded) for network in networks]
     ab = torch.stack([ab for ab, _ in guesses]).mean(dim=0)  # (B, 2, H', W')
     features = guesses[0][1]
-    if networks[0].training:
+    if lift is None:
         return ab[..., :height, :width], features
     return lift_pale(even_out(ab, padded, features)[..., :height, :width], lift), features
 

@@ -8,7 +8,8 @@ D_finetune_epoch_NN.pt, best.pt, last.pt (the same command resumes from it), log
 tensorboard/.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
-arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076.
+arXiv:1611.07004, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076. With --teachers G also learns
+from the mean of other generators (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss
 from utils.training.optimization import backward_and_step, make_adam
 from utils.training.stage import Stage
+from utils.training.teachers import load_teachers, mean_color
 
 
 def train(cfg: FinetuneConfig) -> Path:
@@ -40,6 +42,8 @@ def train(cfg: FinetuneConfig) -> Path:
     stage.open_data(open_source(cfg, cfg.filter_report))
 
     generator, discriminator, _ = stage.inherit("train_lab.py")
+    teachers, digests = load_teachers(cfg.teachers, stage.device)
+    stage.origin += digests
     optimizer_g = make_adam(generator, cfg.learning_rate)
     optimizer_d = make_adam(discriminator, cfg.learning_rate)
     stage.begin(generator, discriminator, optimizer_g, optimizer_d, "finetune_epoch_{:02d}")
@@ -55,11 +59,15 @@ def train(cfg: FinetuneConfig) -> Path:
         loss_d = 0.5 * (loss_d_real + loss_d_fake)
         grad_norm_d = backward_and_step(loss_d, optimizer_d, stage.scaler)
 
-        # (2) Update G: fool D, and stay close to the true colors
+        # (2) Update G: fool D, and stay close to the true colors, and as much to those of the teachers
         discriminator.requires_grad_(False)
         with stage.autocast():
             loss_g_gan = gan_loss(discriminator(l, fake_ab), True)
         loss_g_l1 = F.l1_loss(fake_ab.float(), real_ab)
+        if teachers:
+            with stage.autocast():
+                taught_ab = mean_color(teachers, l)  # (B, 2, S, S)
+            loss_g_l1 = 0.5 * (loss_g_l1 + F.l1_loss(fake_ab.float(), taught_ab))
         loss_g = loss_g_gan + cfg.lambda_l1 * loss_g_l1
         grad_norm_g = backward_and_step(loss_g, optimizer_g, stage.scaler)
         discriminator.requires_grad_(True)

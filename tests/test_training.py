@@ -25,9 +25,10 @@ import train_lab_finetune
 import train_vgg
 from config import FinetuneConfig, TrainConfig, VGGConfig
 from dataset_lab_cache import open_source
+from models_lab import PatchDiscriminator, PretrainedUNet
 from utils.data.loaders import open_training_data
 from utils.run import UserError, run_script
-from utils.training import stage
+from utils.training import checkpoints, stage
 from utils.training.logs import Averages
 from utils.training.losses import gan_loss
 from utils.training.optimization import update_ema
@@ -121,6 +122,26 @@ def test_stages_two_and_three_start_from_the_one_before(stage_one, sample_coco, 
         for board in boards
     )
     assert (tmp_path / "ft" / "last.pt").exists() and (tmp_path / "ft" / "vgg" / "last.pt").exists()
+
+
+def test_stage_two_learns_half_from_teachers(sample_coco, tmp_path):
+    generator = PretrainedUNet("lite0", (16, 16, 8, 8))
+    torch.nn.init.zeros_(generator.head.conv.weight)  # so that it and its teachers call everything gray
+    torch.nn.init.zeros_(generator.head.conv.bias)
+    cfg = TrainConfig(**TINY, images_dir=sample_coco / "train2017")
+    info = checkpoints.describe("subset", 1, 1, cfg, {})
+    for letter, network in (("G", generator), ("D", PatchDiscriminator(8))):
+        checkpoints.save_network(tmp_path / f"{letter}_epoch_001.pt", network, info)
+    start = tmp_path / "G_epoch_001.pt"
+    shared = {**TINY, "images_dir": sample_coco / "train2017", "cache_dir": tmp_path / "cache", "max_steps": 1}
+    shared |= {"filter_report": tmp_path / "none", "init_checkpoint": start}
+    losses = {}
+    for teachers in ((), (start, start)):
+        output = tmp_path / f"ft{len(teachers)}"
+        finetuned = train_lab_finetune.train(FinetuneConfig(**shared, output_dir=output, teachers=teachers))
+        losses[teachers] = log_lines(output)[-1]["loss_g_l1"]
+    assert losses[start, start] == pytest.approx(losses[()] / 2) and losses[()] > 0
+    assert torch.load(finetuned, weights_only=True)["config"]["teachers"] == [str(start)] * 2
 
 
 def test_running_again_goes_on_or_is_done(stage_one, capsys):

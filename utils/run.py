@@ -224,13 +224,18 @@ def say(message: str) -> None:
 
 def plain_config(cfg: DataclassInstance) -> dict[str, object]:
     """Turn a configuration into a dict of plain types."""
-    values = dataclasses.asdict(cfg)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    def plain(value: object) -> object:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(cfg).items()}
 
 
-def say_config(config: object, device: torch.device, dtype: torch.dtype | None) -> None:
+def say_config(config: DataclassInstance, device: torch.device, dtype: torch.dtype | None) -> None:
     """Print the resolved configuration, the device and the precision."""
-    for name, value in vars(config).items():
+    for name, value in plain_config(config).items():
         say(f"{name} = {value}")
     precision = "float32" if dtype is None else f"{str(dtype).removeprefix('torch.')} autocast"
     say(f"running on {device} in {precision}, {world_size()} process(es), torch {torch.__version__}")

@@ -9,7 +9,7 @@ import torch
 
 import config
 from affinity_lab import lift_pale
-from config import TrainConfig
+from config import FinetuneConfig, TrainConfig
 from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.files import open_atomically
 from utils.run import UserError
@@ -118,12 +118,14 @@ def test_publish_makes_the_mean_of_several(tmp_path, capsys):
 
 
 def test_publish_names_no_folder_of_this_machine(tmp_path):
-    cfg = TrainConfig(images_dir=tmp_path / "photos", cache_dir=Path("caches/lab"))
+    teachers = tmp_path / "G_one.pt", Path("few/G_two.pt")
+    cfg = FinetuneConfig(images_dir=tmp_path / "photos", cache_dir=Path("caches/lab"), teachers=teachers)
     info = checkpoints.describe("subset", 0, 0, cfg, {})
     checkpoints.save_network(tmp_path / "G_x.pt", GeneratorUNet(16, 3), info)
     assert publish.main([str(tmp_path / "G_x.pt"), str(tmp_path / "G_half.pt")]) == 0
     _, info = checkpoints.load_generator(tmp_path / "G_half.pt", CPU)
     assert (info["config"]["images_dir"], info["config"]["cache_dir"]) == ("photos", "caches/lab")
+    assert info["config"]["teachers"] == ["G_one.pt", str(Path("few/G_two.pt"))]
 
 
 def test_publish_refuses_weights_beyond_float16(tmp_path, capsys):

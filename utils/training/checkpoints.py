@@ -32,10 +32,10 @@ _STAGE_FILES = {  # what a report calls each stage, and the files that it writes
     "Finetune": (config.FINETUNE_CHECKPOINTS, r"G_finetune_epoch_(\d+)\.pt"),
     "Finetune+VGG": (config.FINETUNE_CHECKPOINTS, r"G_ft_fromE(\d+)_vgg_epoch_(\d+)\.pt"),
 }
-_PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint"}
+_PATHS = {"images_dir", "cache_dir", "output_dir", "filter_report", "init_checkpoint", "teachers"}
 _ARCHITECTURE = {"gen_width", "gen_depth", "disc_width", "norm", "upsample"}  # a hand-off keeps the file's own
 _ARCHITECTURE |= {"encoder", "encoder_weights", "frozen_share"}
-ABSENT = {"dropout": 0.0}  # what a file from before this setting was trained with
+ABSENT = {"dropout": 0.0, "teachers": []}  # what a file from before these settings was trained with
 MAY_CHANGE = {"resume", "num_workers", "device", "last_every", "save_every", "sample_every"}
 
 
@@ -110,8 +110,8 @@ def _build(classes: Sequence[type[Network]], path: Path, mend: str) -> tuple[Net
     return network, entries
 
 
-def load_generator(path: Path, device: torch.device) -> tuple[Generator, dict]:
-    """Build the generator of a G_*.pt file, ready for inference.
+def load_generator(path: Path, device: torch.device, mend: str = MEND) -> tuple[Generator, dict]:
+    """Build the generator of a G_*.pt file, ready for inference; an error's message ends in `mend`.
 
     Returns:
         The generator on `device` in eval mode, and the file's other entries: architecture, stage, epoch, step,
@@ -120,7 +120,7 @@ def load_generator(path: Path, device: torch.device) -> tuple[Generator, dict]:
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    generator, info = _build(GENERATORS, path, MEND)
+    generator, info = _build(GENERATORS, path, mend)
     return run.place(generator, device).eval(), info
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from config import TrainingConfig
 from utils import run
 from utils.collectives import all_reduce
 from utils.files import no_room, write_text
@@ -99,7 +100,7 @@ class RunLog:
         OSError, UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int, config: object):
+    def __init__(self, folder: Path, step: int, config: TrainingConfig):
         self.path = folder / "log.jsonl"
         self.lines: list[str] = []
         self.board: SummaryWriter | None = None
@@ -108,7 +109,8 @@ class RunLog:
                 earlier = self.path.read_text(encoding="utf-8").splitlines()
                 self.lines = [line for line in earlier if json.loads(line)["step"] <= step]
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-            table = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in vars(config).items())]
+            settings = [f"| {name} | {value} |" for name, value in run.plain_config(config).items()]
+            table = ["| | |", "| --- | --- |", *settings]
             text = "\n".join(table).encode("utf-8", "backslashreplace").decode()
             self._show(lambda board: board.add_text("config", text, step))
 

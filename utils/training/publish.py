@@ -42,6 +42,12 @@ class PublishConfig:
     """Exponent by which pale pictures gain color (`affinity_lab.lift_pale`); the source's own when not given."""
 
 
+def _without_folders(value: object) -> object:
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _read(path: Path) -> dict:
     checkpoints.load_generator(path, torch.device("cpu"))  # it is one
     return checkpoints.read(path, "name a G_*.pt file")
@@ -87,10 +93,7 @@ def publish(cfg: PublishConfig) -> None:
             weights[name] *= cfg.saturation
     if not all(value.isfinite().all() for value in weights.values()):
         raise UserError(f"{cfg.source}: has weights beyond float16's range")
-    config = {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for name, value in entries["config"].items()
-    }
+    config = {name: _without_folders(value) for name, value in entries["config"].items()}
     entries |= {"weights": weights, "config": config, "saturation": entries.get("saturation", 1.0) * cfg.saturation}
     if cfg.working_size is not None:
         entries["working_size"] = cfg.working_size
