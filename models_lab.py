@@ -1,4 +1,4 @@
-"""The networks: two U-Nets that predict ab from L, the mean of several, and a PatchGAN that judges (L, ab).
+"""The networks: two U-Nets that predict ab from L, and a PatchGAN that judges (L, ab).
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", 2017,
 arXiv:1611.07004.
@@ -6,7 +6,7 @@ arXiv:1611.07004.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from affinity_lab import even_out, follow_hints, lift_pale
 from encoder_lab import EfficientNetLite
 from layers_lab import Down, SelfAttention, Up, UpSample, init_weights, norm_layer
+
+
+def pad_to_multiple(l: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of (B, 1, H, W) until H and W are multiples."""
+    height, width = l.shape[-2:]
+    return F.pad(l, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 class GeneratorUNet(nn.Module):
@@ -58,8 +64,7 @@ class GeneratorUNet(nn.Module):
             ab (B, 2, H, W), in [-1, 1], and the features that `follow_hints` takes.
         """
         height, width = l.shape[-2:]
-        multiple = 2 ** len(self.downs)
-        x = F.pad(l, (0, -width % multiple, 0, -height % multiple), mode="replicate")  # (B, 1, H', W')
+        x = pad_to_multiple(l, 2 ** len(self.downs))  # (B, 1, H', W')
         skips = []
         for down in self.downs:
             x = down(x)
@@ -137,26 +142,34 @@ class PretrainedUNet(nn.Module):
         self.encoder.eval()
         return self
 
-    def guess(self, padded: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict color from lightness (B, 1, H, W), whose sides are multiples of 32, and leave it as it is.
+    def guess(self, l: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict color from lightness (B, 1, H, W) in [-1, 1]; any H and W. It is neither evened out nor lifted.
 
         Returns:
-            ab (B, 2, H, W), in [-1, 1], and the features (B, C, H/4, W/4) that tell which places look alike.
+            ab (B, 2, H, W), in [-1, 1], and the features (B, C, H'/4, W'/4) that tell which places look alike; H' and
+            W' are the next multiples of 32.
         """
+        height, width = l.shape[-2:]
+        padded = pad_to_multiple(l, 32)  # (B, 1, H', W')
         *skips, x = self.encoder(padded, 2 * self.dropout if self.training else 0.0)
         # In the precision and layout of what it joins, or all of that would be copied
         light = F.pixel_unshuffle(padded, 2).to(x.dtype, memory_format=torch.channels_last)
-        skips[0] = torch.cat([skips[0], light], dim=1)  # (B, C_1 + 4, H/2, W/2)
+        skips[0] = torch.cat([skips[0], light], dim=1)  # (B, C_1 + 4, H'/2, W'/2)
         for level, up in enumerate(self.ups):
             features = F.dropout2d(x, self.dropout) if self.training and level < 2 else x
             x = up(features, skips.pop())  # (B, C_i, H'/2^i, W'/2^i)
             if level == 0:
                 x = self.attention(x)
-        return torch.tanh(self.head(x)), features
+        return torch.tanh(self.head(x))[..., :height, :width], features
 
     def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
         """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        return mean_guess([self], l, None if self.training else self.lift)
+        if self.training:
+            return self.guess(l)
+        height, width = l.shape[-2:]
+        padded = pad_to_multiple(l, 32)
+        ab, features = self.guess(padded)
+        return lift_pale(even_out(ab, padded, features)[..., :height, :width], self.lift), features
 
     def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
@@ -164,64 +177,7 @@ class PretrainedUNet(nn.Module):
         return ab if hints is None else follow_hints(ab, hints, l, features)
 
 
-class UNetEnsemble(nn.Module):
-    """Predict ab from L by the mean of several U-Nets with pretrained encoders: they err in different places.
-
-    Lakshminarayanan, Pritzel and Blundell 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
-    Ensembles", arXiv:1612.01474. Their mean is evened out, and follows hints, by the features of the first.
-
-    Args:
-        members: the arguments of each `PretrainedUNet`.
-        lift: exponent by which pictures that come out pale gain color in eval mode, see `lift_pale`.
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-
-    def __init__(self, members: Sequence[Mapping], lift: float = 0.0):
-        super().__init__()
-        if not members or not 0 <= lift < 1:
-            raise ValueError(f"{len(members)} members, lift {lift}: at least one, and in [0, 1)")
-        self.architecture, self.lift = {"members": [dict(member) for member in members], "lift": lift}, lift
-        self.members = nn.ModuleList(PretrainedUNet(**member) for member in members)
-
-    def predict(self, l: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict color from lightness (B, 1, H, W); see `GeneratorUNet.predict`."""
-        return mean_guess(pretrained_parts(self), l, None if self.training else self.lift)
-
-    def forward(self, l: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Predict color, and follow hints if there are any; see `GeneratorUNet.forward`."""
-        ab, features = self.predict(l)
-        return ab if hints is None else follow_hints(ab, hints, l, features)
-
-
-def mean_guess(networks: Sequence[PretrainedUNet], l: Tensor, lift: float | None) -> tuple[Tensor, Tensor]:
-    """Predict color by the mean of networks.
-
-    Args:
-        networks: at least one.
-        l: (B, 1, H, W), in [-1, 1]; any H and W.
-        lift: the mean is evened out, and pale pictures lifted by this exponent; None leaves it as it is.
-
-    Returns:
-        ab (B, 2, H, W), in [-1, 1], and the first network's features, which `follow_hints` takes.
-    """
-    height, width = l.shape[-2:]
-    padded = F.pad(l, (0, -width % 32, 0, -height % 32), mode="replicate")  # (B, 1, H', W')
-    guesses = [network.guess(padded) for network in networks]
-    ab = torch.stack([ab for ab, _ in guesses]).mean(dim=0)  # (B, 2, H', W')
-    features = guesses[0][1]
-    if lift is None:
-        return ab[..., :height, :width], features
-    return lift_pale(even_out(ab, padded, features)[..., :height, :width], lift), features
-
-
-Generator = GeneratorUNet | PretrainedUNet | UNetEnsemble
-
-
-def pretrained_parts(network: nn.Module) -> list[PretrainedUNet]:
-    """Find the U-Nets with a pretrained encoder that a network is or consists of; none in others."""
-    return [module for module in network.modules() if isinstance(module, PretrainedUNet)]
+Generator = GeneratorUNet | PretrainedUNet
 
 
 class PatchDiscriminator(nn.Module):

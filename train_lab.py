@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from config import TrainConfig
 from dataset_lab_cache import open_source
-from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet, pretrained_parts
+from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils.run import place, run_script
 from utils.training.encoder_weights import load_encoder_weights
 from utils.training.inputs import vary_tone
@@ -56,10 +56,10 @@ def train(cfg: TrainConfig) -> Path:
 
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
-        for part in pretrained_parts(generator):
-            part.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
+        if isinstance(generator, PretrainedUNet):
+            generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
 
-        seen_l = vary_tone(l) if pretrained_parts(generator) else l
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l)  # (B, 2, S, S)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from config import VGGConfig
 from dataset_lab_cache import open_source
-from models_lab import pretrained_parts
+from models_lab import PretrainedUNet
 from utils.run import place, run_script
 from utils.training.inputs import vary_tone
 from utils.training.losses import gan_loss, perceptual_loss
@@ -49,7 +49,7 @@ def train(cfg: VGGConfig) -> Path:
 
     # L (B, 1, S, S) and ab (B, 2, S, S), in [-1, 1]; between batches the stage logs, validates, saves and may stop
     for l, real_ab in stage.batches():
-        seen_l = vary_tone(l) if pretrained_parts(generator) else l
+        seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():
             fake_ab = generator(seen_l)  # (B, 2, S, S)

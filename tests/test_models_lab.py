@@ -7,7 +7,7 @@ from torch import nn
 
 from affinity_lab import even_out, follow_hints, lift_pale
 from layers_lab import UpSample, norm_layer
-from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet, UNetEnsemble, pretrained_parts
+from models_lab import GeneratorUNet, PatchDiscriminator, PretrainedUNet
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
@@ -163,33 +163,20 @@ def test_pretrained_unet_drops_planes_and_skips_blocks(pretrained, monkeypatch):
     assert shares == [0.2] and planes == [(2, 0.1), (4, 0.1)]  # at 1/32 and 1/16 of the size
 
 
-SMALL = {"encoder": "lite0", "channels": (16, 16, 8, 8)}
-
-
-def test_ensemble_is_the_mean_of_its_members_evened_out_and_lifted():
+def test_pretrained_unet_evens_out_and_lifts_its_guess_in_eval_mode():
     torch.manual_seed(0)
-    ensemble = UNetEnsemble([SMALL, SMALL], lift=0.2).eval()
+    generator = PretrainedUNet("lite0", (16, 16, 8, 8), lift=0.2).eval()
     l = torch.rand(2, 1, 40, 56) * 2 - 1
     padded = F.pad(l, (0, 8, 0, 24), mode="replicate")
     with torch.inference_mode():
-        (first, looks), (second, _) = (member.guess(padded) for member in ensemble.members)
-        assert not torch.allclose(first, second)
-        mean = even_out((first + second) / 2, padded, looks)[..., :40, :56]
-        assert torch.equal(ensemble(l), lift_pale(mean, 0.2))
-        ab, features = ensemble.predict(l)
+        whole, looks = generator.guess(padded)
+        assert torch.equal(generator.guess(l)[0], whole[..., :40, :56])
+        ab, features = generator.predict(l)
+        assert torch.equal(ab, lift_pale(even_out(whole, padded, looks)[..., :40, :56], 0.2))
+        assert torch.equal(features, looks) and torch.equal(generator(l), ab)
         hints = torch.zeros(2, 3, 40, 56)
         hints[:, :, 20, 30] = torch.tensor([0.3, -0.2, 1.0])
-        assert torch.equal(features, ensemble.members[0].predict(l)[1])
-        assert torch.equal(ensemble(l, hints), follow_hints(ab, hints, l, features))
-    for members, lift in (([], 0.0), ([SMALL], 1.0)):
-        with pytest.raises(ValueError, match="members, lift"):
-            UNetEnsemble(members, lift)
-
-
-def test_pretrained_parts_are_those_with_an_encoder():
-    single, ensemble = PretrainedUNet(**SMALL), UNetEnsemble([SMALL, SMALL])
-    assert pretrained_parts(single) == [single] and pretrained_parts(ensemble) == list(ensemble.members)
-    assert pretrained_parts(GeneratorUNet(4, 2)) == pretrained_parts(PatchDiscriminator(4)) == []
+        assert torch.equal(generator(l, hints), follow_hints(ab, hints, l, features))
 
 
 def test_discriminator_judges_a_shrunken_image():

@@ -15,7 +15,7 @@ from coloring_subjects import CPU, PHOTO, Wild, visible_generator
 
 import infer_lab
 from config import DEFAULT_CHECKPOINT
-from models_lab import Generator, pretrained_parts
+from models_lab import Generator, PretrainedUNet
 from utils.coloring.borders import Border
 from utils.coloring.colorize import merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
@@ -130,7 +130,7 @@ def test_without_hinted_takes_a_side_with_a_hint_for_picture() -> None:
 @pytest.fixture(scope="module")
 def shipped() -> tuple[Generator, int]:
     generator, info = open_generator(DEFAULT_CHECKPOINT, CPU)
-    assert pretrained_parts(generator) and takes_hints(generator)
+    assert isinstance(generator, PretrainedUNet) and takes_hints(generator)
     return generator, working_size(info)
 
 

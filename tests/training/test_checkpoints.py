@@ -93,30 +93,6 @@ def test_publish_lifts_pale_pictures(tmp_path):
     assert publish.main([str(save_pair(tmp_path)), str(target), "--lift", "0.2"]) == 2
 
 
-def test_publish_makes_the_mean_of_several(tmp_path, capsys):
-    paths = [tmp_path / f"G_{number}.pt" for number in (1, 2)]
-    networks = [PretrainedUNet("lite0", (16, 16, 8, 8), lift=0.1).eval() for _ in paths]
-    for number, (path, network) in enumerate(zip(paths, networks, strict=True)):
-        checkpoints.save_network(path, network, checkpoints.describe("subset", number, 1, TrainConfig(), {}))
-    target = tmp_path / "G_mean.pt"
-    more = ["--lift", "0.2", "--saturation", "1.5"]
-    assert publish.main([str(paths[0]), str(target), "--also", str(paths[1]), *more]) == 0
-    mean, info = checkpoints.load_generator(target, CPU)
-    assert info["epoch"] == 0 and info["saturation"] == 1.5
-    l = torch.rand(1, 1, 32, 32) * 2 - 1
-    for network in networks:
-        network.lift = 0.0
-        network.head.conv.weight.data *= 1.5
-        network.head.conv.bias.data *= 1.5
-    with torch.inference_mode():
-        expected = lift_pale(sum(network(l) for network in networks) / 2, 0.2)
-        torch.testing.assert_close(mean(l), expected, atol=1e-3, rtol=1e-2)
-    for source, also in ((target, paths[0]), (save_pair(tmp_path), paths[0]), (paths[0], target)):
-        capsys.readouterr()
-        assert publish.main([str(source), str(tmp_path / "G_no.pt"), "--also", str(also)]) == 2
-        assert "one pretrained encoder each" in capsys.readouterr().err
-
-
 def test_publish_names_no_folder_of_this_machine(tmp_path):
     teachers = tmp_path / "G_one.pt", Path("few/G_two.pt")
     cfg = FinetuneConfig(images_dir=tmp_path / "photos", cache_dir=Path("caches/lab"), teachers=teachers)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import config
-from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet, UNetEnsemble
+from models_lab import Generator, GeneratorUNet, PatchDiscriminator, PretrainedUNet
 from utils import run
 from utils.files import open_atomically, read_tensors
 from utils.run import UserError, plain_config
 
 Network = TypeVar("Network", bound=nn.Module)
 FORMAT = 1
-GENERATORS: Sequence[type[Generator]] = (GeneratorUNet, PretrainedUNet, UNetEnsemble)
+GENERATORS: Sequence[type[Generator]] = (GeneratorUNet, PretrainedUNet)
 MEND = "name a G_*.pt file that one of the training scripts wrote, or an .onnx file that export_lab.py wrote"
 MAX_SIDE = 8192  # pixels of a training crop
 _STAGE_FILES = {  # what a report calls each stage, and the files that it writes

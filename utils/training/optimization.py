@@ -8,7 +8,7 @@ from torch.amp import GradScaler
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from models_lab import pretrained_parts
+from models_lab import PretrainedUNet
 from utils import run
 from utils.collectives import all_reduce
 
@@ -20,7 +20,7 @@ def make_adam(module: nn.Module, learning_rate: float) -> Adam:
 
     A pretrained encoder learns at ENCODER_RATE of the learning rate.
     """
-    encoder = [weights for part in pretrained_parts(module) for weights in part.encoder.parameters()]
+    encoder = list(module.encoder.parameters()) if isinstance(module, PretrainedUNet) else []
     pretrained = set(encoder)
     groups = [{"params": [p for p in module.parameters() if p not in pretrained], "factor": 1.0}]
     groups += [{"params": encoder, "factor": ENCODER_RATE}] if encoder else []

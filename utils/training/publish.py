@@ -1,10 +1,9 @@
-"""Write a generator, or the mean of several, in half precision, for passing on.
+"""Write a generator in half precision, for passing on.
 
     python -m utils.training.publish checkpoints_finetune/G_finetune_epoch_04.pt G_half.pt [--lift 0.1]
-    python -m utils.training.publish G_1.pt G_mean.pt --also G_2.pt
 
-Reads G_*.pt files; writes one, at half the size, with the entries of the first, that every script opens. Absolute
-paths in the configuration are cut down to their last part.
+Reads a G_*.pt file; writes one, at half the size, with its entries, that every script opens. Absolute paths in the
+configuration are cut down to their last part.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from models_lab import GeneratorUNet, PretrainedUNet, UNetEnsemble
+from models_lab import GeneratorUNet
 from utils import run
 from utils.run import UserError
 from utils.training import checkpoints
@@ -32,8 +31,6 @@ class PublishConfig:
     """G_*.pt file."""
     target: tyro.conf.Positional[Path]
     """File to write."""
-    also: tuple[Path, ...] = ()
-    """More generators with a pretrained encoder: the target's colors are the mean of theirs and the source's."""
     saturation: float = 1.0
     """Multiply ab by this before the final tanh; it is folded into the last layer."""
     working_size: int | None = None
@@ -53,34 +50,17 @@ def _read(path: Path) -> dict:
     return checkpoints.read(path, "name a G_*.pt file")
 
 
-def _join(networks: Sequence[dict]) -> dict:
-    """Turn the entries of several generators into those of their mean, which are otherwise the first one's."""
-    weights = {f"members.{i}.{name}": w for i, one in enumerate(networks) for name, w in one["weights"].items()}
-    architecture = {
-        "members": [{**one["architecture"], "lift": 0.0} for one in networks],
-        "lift": networks[0]["architecture"]["lift"],
-    }
-    return {**networks[0], "kind": UNetEnsemble.__name__, "architecture": architecture, "weights": weights}
-
-
 def publish(cfg: PublishConfig) -> None:
-    """Copy a generator's file, or make the mean of several, with the weights rounded to float16.
+    """Copy a generator's file with the weights rounded to float16.
 
     Raises:
-        UserError: a source is no generator or of another kind, a number is out of its range, or a weight is too large
-            for float16.
+        UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
     """
     if cfg.working_size is not None and not 1 <= cfg.working_size <= checkpoints.MAX_SIDE:
         raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")
     if not 0 < cfg.saturation < math.inf:
         raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
     entries = _read(cfg.source)
-    if cfg.also:
-        networks = [entries, *map(_read, cfg.also)]
-        for path, network in zip((cfg.source, *cfg.also), networks, strict=True):
-            if network["kind"] != PretrainedUNet.__name__:
-                raise UserError(f"{path}: --also takes the mean of generators with one pretrained encoder each")
-        entries = _join(networks)
     if cfg.lift is not None:
         if not 0 <= cfg.lift < 1 or entries["kind"] == GeneratorUNet.__name__:
             raise UserError(f"--lift {cfg.lift}: must be in [0, 1), for a generator with a pretrained encoder")

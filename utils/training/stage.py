@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from config import TrainingConfig
-from models_lab import Generator, PatchDiscriminator, pretrained_parts
+from models_lab import Generator, PatchDiscriminator, PretrainedUNet
 from utils import run
 from utils.collectives import barrier
 from utils.data.loaders import open_training_data
@@ -116,8 +116,8 @@ class Stage:
             raise run.UserError(f"--img-size {self.cfg.img_size}: this discriminator needs at least {least}")
         self.generator, self.discriminator, self.saved_as, self.vgg = generator, discriminator, saved_as, vgg
         self.origin += vgg or ""
-        for part in pretrained_parts(generator):
-            part.dropout = self.cfg.dropout
+        if isinstance(generator, PretrainedUNet):
+            generator.dropout = self.cfg.dropout
         self.ema = copy.deepcopy(generator).eval().requires_grad_(False)
         self.optimizers = optimizer_g, optimizer_d
         self.parts: last_checkpoint.Parts = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models_lab import PretrainedUNet, mean_guess, pretrained_parts
+from models_lab import PretrainedUNet
 from utils.run import UserError
 from utils.training import checkpoints
 
@@ -20,18 +20,17 @@ MEND = "give --teachers the G_*.pt files of generators with a pretrained encoder
 
 
 def load_teachers(paths: Sequence[Path], device: torch.device) -> tuple[list[PretrainedUNet], str]:
-    """Load networks in eval mode, and the digests of their files; a file with the mean of several counts as several.
+    """Load networks in eval mode, and the digests of their files.
 
     Raises:
         UserError: a file is missing, damaged or has no pretrained encoder.
     """
     teachers: list[PretrainedUNet] = []
     for path in paths:
-        generator, _ = checkpoints.load_generator(path, device, MEND)
-        parts = pretrained_parts(generator.requires_grad_(False))
-        if not parts:
+        teacher, _ = checkpoints.load_generator(path, device, MEND)
+        if not isinstance(teacher, PretrainedUNet):
             raise UserError(f"{path}: no pretrained encoder; {MEND}")
-        teachers += parts
+        teachers.append(teacher.requires_grad_(False))
     return teachers, "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
@@ -46,4 +45,4 @@ def mean_color(teachers: Sequence[PretrainedUNet], l: Tensor) -> Tensor:
     Returns:
         (B, 2, S, S), float32, in [-1, 1].
     """
-    return mean_guess(teachers, l, lift=None)[0].float()
+    return torch.stack([teacher.guess(l)[0].float() for teacher in teachers]).mean(dim=0)
