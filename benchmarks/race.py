@@ -4,10 +4,10 @@
 
 The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none --gen-width 32 for
 two sevenths of the time at half the size and for four sevenths at the full size, then train_lab_finetune.py;
-"pretrained" is train_lab.py with its encoder for five sevenths, then train_lab_finetune.py by L1 alone. All else but
-the sizes is as in config.py, or what did best in an hour (docs/RECIPE.md); a short trial of each leg says how many
-steps fit. On two cores two sides may run at once, each as a command bound to one of them. Writes
-<work-dir>/<side>/scores.json, beside the generators.
+"pretrained" is train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is
+as in config.py, or what did best in an hour (docs/RECIPE.md); a short trial of each leg says how many steps fit. On
+two cores two sides may run at once, each as a command bound to one of them. Writes <work-dir>/<side>/scores.json,
+beside the generators.
 """
 
 import shutil
@@ -34,7 +34,7 @@ from utils.training import checkpoints
 BATCH_SIZE = 16  # of both sides
 TRIAL_STEPS = 40, 140  # the rate is taken between them
 SCRATCH, SCRATCH_2 = "--learning-rate 2e-4 --scale-jitter 0", "--learning-rate 5e-5 --scale-jitter 0.1"  # the stages'
-PRETRAINED, PRETRAINED_2 = "--dropout 0 --scale-jitter 0", "--dropout 0 --scale-jitter 0.1 --lambda-l1 1000000"
+PRETRAINED, PRETRAINED_2 = "--dropout 0 --scale-jitter 0", "--dropout 0 --scale-jitter 0.1"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run_ours(cfg: RaceConfig, side: str, folder: Path, device: torch.device) -> 
     ]
     if side == "pretrained":
         legs = [
-            (train_lab, TrainConfig, f"{PRETRAINED} {cfg.networks}", cfg.img_size, 5 / 7),
+            (train_lab, TrainConfig, f"{PRETRAINED} {cfg.networks}", cfg.img_size, 6 / 7),
             (train_lab_finetune, FinetuneConfig, PRETRAINED_2, cfg.img_size, 1.0),
         ]
     flags = f"--epochs 1000000 --save-every 1000000 --sample-every 1000000 --batch-size {BATCH_SIZE} --num-workers 0"
