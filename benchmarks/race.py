@@ -34,7 +34,7 @@ from utils.training import checkpoints
 BATCH_SIZE = 16  # of both sides
 TRIAL_STEPS = 40, 140  # the rate is taken between them
 SCRATCH, SCRATCH_2 = "--learning-rate 2e-4 --scale-jitter 0", "--learning-rate 5e-5 --scale-jitter 0.1"  # the stages'
-PRETRAINED, PRETRAINED_2 = "--dropout 0 --scale-jitter 0", "--dropout 0 --scale-jitter 0.1"
+PRETRAINED, PRETRAINED_2 = "--dropout 0 --scale-jitter 0", "--dropout 0 --learning-rate 5e-5 --scale-jitter 0.1"
 
 
 @dataclass(frozen=True)

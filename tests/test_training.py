@@ -142,6 +142,11 @@ def test_stage_two_learns_half_from_teachers(sample_coco, tmp_path):
         losses[teachers] = log_lines(output)[-1]["loss_g_l1"]
     assert losses[start, start] == pytest.approx(losses[()] / 2) and losses[()] > 0
     assert torch.load(finetuned, weights_only=True)["config"]["teachers"] == [str(start)] * 2
+    with pytest.raises(UserError, match=r"lies where this run writes; give another --output-dir"):
+        train_lab_finetune.train(
+            FinetuneConfig(**shared, output_dir=finetuned.parent, teachers=(finetuned,), resume=False)
+        )
+    assert finetuned.exists()
 
 
 def test_running_again_goes_on_or_is_done(stage_one, capsys):

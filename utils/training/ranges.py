@@ -1,17 +1,17 @@
-"""The numbers of a training command line, checked before anything is read or written."""
+"""A training command line, checked before anything is read or written."""
 
 from __future__ import annotations
 
 import math
 
-from config import TrainConfig, TrainingConfig
+from config import FinetuneConfig, TrainConfig, TrainingConfig
 from utils.run import UserError
 
 MIN_IMG_SIZE = 32  # pixels; smaller crops leave the discriminator no patch
 
 
 def check_ranges(cfg: TrainingConfig) -> None:
-    """Check the numbers that every stage takes.
+    """Check the numbers that every stage takes, and that no teacher would be overwritten.
 
     Raises:
         UserError: one of them makes no sense.
@@ -35,6 +35,9 @@ def check_ranges(cfg: TrainingConfig) -> None:
         raise UserError(f"--frozen-share {cfg.frozen_share}: must be in [0, 1]")
     if isinstance(cfg, TrainConfig):
         _check_networks(cfg)
+    for teacher in cfg.teachers if isinstance(cfg, FinetuneConfig) else ():
+        if teacher.resolve().parent == cfg.output_dir.resolve():
+            raise UserError(f"--teachers {teacher}: lies where this run writes; give another --output-dir")
     if cfg.img_size < MIN_IMG_SIZE:
         raise UserError(f"--img-size {cfg.img_size}: the discriminator needs at least {MIN_IMG_SIZE}")
     if cfg.load_size < cfg.img_size:
