@@ -167,7 +167,7 @@ class PretrainedUNet(nn.Module):
         if self.training:
             return self.guess(l)
         height, width = l.shape[-2:]
-        padded = pad_to_multiple(l, 32)
+        padded = pad_to_multiple(l, 32)  # evened out in whole cells, then cut
         ab, features = self.guess(padded)
         return lift_pale(even_out(ab, padded, features)[..., :height, :width], self.lift), features
 
