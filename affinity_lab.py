@@ -12,11 +12,13 @@ Pellacini 2008, "AppProp: All-Pairs Appearance-Space Edit Propagation". Nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Distances at which two places are alike by exp(-1/2), if they agree in all else (docs/RECIPE.md)
+# Distances at which two places are alike by exp(-1/2), if they agree in all else (docs/EXPERIMENTS.md)
 FEATURE_REACH = 1.0  # root mean square over the channels, in standard deviations
 LIGHTNESS_REACH = 0.5  # of L in [-1, 1]
 PLACE_REACH = 0.2  # of the shorter side
@@ -67,8 +69,13 @@ def even_out(ab: Tensor, l: Tensor, features: Tensor) -> Tensor:
         square = looks.square().sum(dim=2, keepdim=True) / -2
         one = torch.ones_like(square)
         # exp(-|x - y|^2 / 2) = exp(x y - x^2 / 2 - y^2 / 2), without attention's search for the largest
-        alike = torch.cat([looks, square, one], dim=2) @ torch.cat([looks, one, square], dim=2).mT  # (B, N, N)
-        total = torch.cat([cells.flatten(2), one.mT], dim=1) @ alike.exp_()  # (B, 3, N): sums of ab and of likeness
+        left, right = torch.cat([looks, square, one], dim=2), torch.cat([looks, one, square], dim=2)  # (B, N, E + 2)
+        counted = torch.cat([cells.flatten(2), one.mT], dim=1)  # (B, 3, N)
+        pieces: Sequence[Tensor] = (right,)
+        if not torch.compiler.is_compiling():  # a traced program is for any size
+            pieces = right.split(max(1, MOST_PAIRS // right.shape[1]), dim=1)
+        sums = [counted @ (left @ piece.mT).exp_() for piece in pieces]
+        total = torch.cat(sums, dim=2)  # (B, 3, N): sums of ab and of likeness
         change = (total[:, :2] / total[:, 2:]).reshape(cells.shape) - cells
         return (ab + F.interpolate(change, scale_factor=8, mode="bilinear")).clamp(-1, 1)
 
@@ -78,7 +85,7 @@ def lift_pale(ab: Tensor, exponent: float) -> Tensor:
 
     One factor for all pictures would leave those of which the network is unsure gray, or make the others gaudy. The
     picture's factor fades where there is much color already, of which the network is sure: there it is right more
-    often (docs/RECIPE.md).
+    often (docs/EXPERIMENTS.md).
 
     Args:
         ab: (B, 2, H, W), in [-1, 1].

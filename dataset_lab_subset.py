@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from utils.run import UserError
 class LabSubsetDataset(LabDataset):
     """Read (L, ab) samples from image files.
 
-    An image that cannot be used is named once on stderr and replaced by the next one in the list.
+    An image that cannot be used is named on stderr, once by each process that meets it, and replaced by the next one
+    in the list.
 
     Args:
         images: files, in a fixed order.
@@ -42,7 +44,7 @@ class LabSubsetDataset(LabDataset):
         Raises:
             UserError: none of the images can be used.
         """
-        for candidate in [*range(index, len(self.images)), *range(index)]:
+        for candidate in chain(range(index, len(self.images)), range(index)):
             try:
                 return load_rgb(self.images[candidate], self.load_size)
             except ImageError as error:

@@ -20,7 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-import gradio as gr
+try:
+    import gradio as gr
+except ImportError:
+    print("error: the page needs Gradio; run pip install -r requirements-demo.txt", file=sys.stderr)
+    sys.exit(2)
 
 from config import MAX_SATURATION, DemoConfig
 from utils.coloring.colorize import grayscale
@@ -170,9 +174,8 @@ def demo(cfg: DemoConfig) -> None:
     checkpoints = find_checkpoints()
     if not checkpoints:
         raise UserError("no checkpoint: run python train_lab.py first")
-    family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
     try:
-        socket.create_server((cfg.host, cfg.port), family=family).close()
+        socket.create_server((cfg.host, cfg.port)).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"--host {cfg.host} --port {cfg.port}: {error}; choose others") from None
     stop = threading.Event()

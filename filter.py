@@ -30,6 +30,14 @@ from utils.images import ImageError, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
 from utils.run import UserError, hold, map_in_threads, run_script, say
 
+OF_ANNOTATIONS = (
+    "annotations",
+    "categories",
+    "min_largest_object",
+    "max_largest_object",
+    "min_objects",
+    "max_objects",
+)
 MEASURED_SIDE = 256  # pixels are measured at this shorter side: the means hardly move, the time does
 
 
@@ -151,8 +159,13 @@ def filter_images(cfg: FilterConfig) -> None:
     """Judge the images, write the subset and its report, and print the counts.
 
     Raises:
-        UserError: an input is missing or broken, the output folder is not ours, or no image passes.
+        UserError: a flag has no effect, an input is missing or broken, the output folder is not ours, or no image
+            passes.
     """
+    ignored = [name for name in OF_ANNOTATIONS if getattr(cfg, name) != getattr(FilterConfig, name)]
+    if ignored and not cfg.use_annotations:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise UserError(f"{flags}: judges objects, which --no-use-annotations does not; leave one of them out")
     source = cfg.images_dir or cfg.data_root / "train2017"
     images = list(dict.fromkeys(list_images(source, mend=FIRST)))
     output_dir = cfg.output_dir.resolve()

@@ -28,7 +28,7 @@ from utils.coloring.colorize import cast_convolutions
 from utils.coloring.exported import open_generator
 from utils.coloring.folders import COMPARE, color_images
 from utils.coloring.hints import find_hints, takes_hints
-from utils.coloring.outputs import MEND, plan
+from utils.coloring.outputs import CONVERT, MEND, count_unread, plan
 from utils.files import VIDEO_EXTENSIONS
 from utils.run import (
     Interrupted,
@@ -81,8 +81,8 @@ def color_clip(cfg: InferConfig, generator: nn.Module, img_size: int, device: to
     if not 1 <= cfg.every <= MAX_EVERY:
         raise UserError(f"--every {cfg.every}: must be from 1 to {MAX_EVERY}")
     output = cfg.output_dir / f"{cfg.input.stem}.mp4"
-    if output.exists() and output.parent.samefile(cfg.input.parent):
-        raise UserError(f"{output}: is there already, beside the input; {MEND}, or remove it")
+    if output.exists():  # an earlier film's, perhaps, and hours of work
+        raise UserError(f"{output}: is there already; {MEND}, or remove it")
     started = time.perf_counter()
     dtype = amp_dtype(device, cfg.amp)
     cast_convolutions(generator, dtype)
@@ -149,11 +149,13 @@ def infer(cfg: InferConfig) -> None:
     for path, error in sorted(broken.items()):
         say(f"skipped {path}: {error}")
     if len(broken) == len(outputs):
-        raise UserError(f"{cfg.input}: none of its {len(outputs)} images can be read")
+        raise UserError(f"{cfg.input}: none of its {len(outputs)} images could be colored")
     for remark in sorted({remark for _, remarks in shares for remark in remarks}):
         remarked = [path for _, remarks in shares for path in remarks.get(remark, ()) if path not in broken]
         if remarked:
             say(count_images(remarked, remark))
+    if cfg.input.is_dir() and (unread := count_unread(cfg.input, cfg.output_dir, cfg.recursive)):
+        say(f"left alone: {unread}; {CONVERT}")
     skipped = f", skipped {len(broken)}" if broken else ""
     count = len(outputs) - len(broken)
     say(f"colored {count} image{'s' if count > 1 else ''} in {seconds:.1f} s{skipped}; they are in {cfg.output_dir}")

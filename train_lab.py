@@ -58,7 +58,6 @@ def train(cfg: TrainConfig) -> Path:
     for l, real_ab in stage.batches():
         if isinstance(generator, PretrainedUNet):
             generator.encoder.requires_grad_(stage.position.step >= cfg.frozen_share * stage.total_steps)
-
         seen_l = vary_tone(l) if isinstance(generator, PretrainedUNet) else l
         # (1) Update D: real colors toward 1, generated ones toward 0
         with stage.autocast():

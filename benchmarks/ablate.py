@@ -21,15 +21,15 @@ import torch
 import train_lab
 from benchmarks.color_scores import score
 from benchmarks.measure import in_fresh_process, make_main, markdown, parse
-from benchmarks.variants import VARIANTS
+from benchmarks.variants import VARIANTS, Phase
 from config import DEVICE, TrainConfig
 from utils import files, run
 from utils.data.split import is_held_out
 from utils.fixed_samples import choose_fixed_images
 from utils.training import checkpoints
 
-FLAGS = """--encoder none --img-size 64 --load-size 71 --gen-width 32 --disc-width 32 --val-fraction 0.1
-    --lambda-l1 100 --learning-rate 2e-4 --scale-jitter 0"""
+NETWORKS = "--encoder none --gen-width 32 --disc-width 32"
+FLAGS = "--img-size 64 --load-size 71 --val-fraction 0.1 --lambda-l1 100 --learning-rate 2e-4 --scale-jitter 0"
 COLUMNS = """psnr:.2f psnr_gain:+.2f ssim:.4f ms_ssim:.4f colorfulness:.1f colorfulness_share:.0%
     histogram_distance:.3f nearly_gray:.1% fd_lite2:.1f rec_601_gain:+.2f gain_at_70:+.2f"""  # measures and formats
 
@@ -44,26 +44,34 @@ class AblateConfig:
     seeds: tuple[int, ...] = (0,)  # Seeds of each.
     images: int = 16_000  # Images that each run sees, counting repetitions.
     scored_images: int = 200  # Most held-out images to score.
-    flags: str = FLAGS  # Flags of train_lab.py for every run, given as --flags="...".
+    networks: str = NETWORKS  # Flags of train_lab.py for the networks, given as --networks="...".
+    flags: str = FLAGS  # Its other flags, for every run, given as --flags="...".
     device: str = DEVICE  # cuda, mps or cpu.
+
+
+def configure(cfg: AblateConfig, phase: Phase, seed: int, output_dir: Path, init: Path | None) -> TrainConfig:
+    """Return the command line of a phase, which trains the networks of `init` where there is one."""
+    common = f"{cfg.flags} --device {cfg.device} --seed {seed} --num-workers 0 --val-images 32 --epochs {cfg.images}"
+    common += f" --save-every {cfg.images} --sample-every {cfg.images} --last-every {cfg.images}"
+    start = ("--init-checkpoint", init) if init else (cfg.networks,)
+    train_cfg = parse(
+        TrainConfig, common, "--images-dir", cfg.images_dir, "--output-dir", output_dir, *start, phase.flags
+    )
+    return replace(train_cfg, max_steps=max(1, round(phase.share * cfg.images / train_cfg.batch_size)))
 
 
 def train_and_score(cfg: AblateConfig, name: str, seed: int, folder: Path) -> dict[str, float]:
     """Train a variant and score it on the held-out images."""
-    common = f"{cfg.flags} --device {cfg.device} --seed {seed} --num-workers 0 --val-images 32 --epochs {cfg.images}"
-    common += f" --save-every {cfg.images} --sample-every {cfg.images} --last-every {cfg.images}"
-    init: tuple[object, ...] = ()
+    newest: Path | None = None
     images, seconds = 0, 0.0
     for number, phase in enumerate(VARIANTS[name]):
-        paths = ("--images-dir", cfg.images_dir, "--output-dir", folder / f"phase_{number}", *init)
-        train_cfg = parse(TrainConfig, common, *paths, phase.flags)
-        steps = max(1, round(phase.share * cfg.images / train_cfg.batch_size))
+        train_cfg = configure(cfg, phase, seed, folder / f"phase_{number}", newest)
         with phase.replaced():
             started = time.perf_counter()
-            newest = train_lab.train(replace(train_cfg, max_steps=steps))
+            newest = train_lab.train(train_cfg)
             seconds += time.perf_counter() - started
             generator, info = checkpoints.load_generator(newest, torch.device(cfg.device))
-        init, images = ("--init-checkpoint", newest), images + steps * train_cfg.batch_size
+        images += (train_cfg.max_steps or 0) * train_cfg.batch_size
     held_out = [path for path in files.list_images(cfg.images_dir) if is_held_out(path, train_cfg.val_fraction)]
     held_out = choose_fixed_images(held_out, cfg.scored_images)
     scores = score(generator, checkpoints.working_size(info), held_out, torch.device(cfg.device))

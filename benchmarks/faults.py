@@ -189,7 +189,11 @@ def torment_all(cfg: FaultsConfig) -> None:
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         work = cfg.work_dir or Path(temporary)
-        chosen = [subject for subject in subjects(work) if not cfg.scripts or subject.name in cfg.scripts]
+        every = subjects(work)
+        if unknown := set(cfg.scripts) - {subject.name for subject in every}:
+            names = ", ".join(subject.name for subject in every)
+            raise run.UserError(f"--scripts {' '.join(sorted(unknown))}: give some of {names}")
+        chosen = [subject for subject in every if not cfg.scripts or subject.name in cfg.scripts]
         for i, subject in enumerate(chosen):
             kills = cfg.kills * (i + 1) // len(chosen) - cfg.kills * i // len(chosen)
             wrong = list(torment(subject, kills, work / subject.name, draw))

@@ -88,6 +88,7 @@ def measure_films(
 
         def color(every: int, clip: Path = clip) -> float:
             output = folder / f"every{every}"
+            (output / clip.name).unlink(missing_ok=True)  # infer_lab.py replaces no film
             arguments = ["--every", every, "--device", device, "--output-dir", output]
             return run_python("infer_lab.py", clip, checkpoint, *arguments)[0]
 

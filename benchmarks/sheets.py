@@ -4,7 +4,7 @@
     python -m benchmarks.sheets weights/G_default.pt weights --old-photographs docs/old_photographs.png
 
 Reads a G_*.pt file and photographs that scikit-image and matplotlib ship. Writes photographs.png and hard_cases.png,
-or with --old-photographs that figure alone: a sepia print and a scan with a border, before and after.
+and with --old-photographs that figure: a sepia print and a scan with a border, before and after.
 """
 
 import sys
@@ -36,7 +36,7 @@ class SheetsConfig:
     checkpoint: tyro.conf.Positional[Path]  # G_*.pt file.
     output_dir: tyro.conf.Positional[Path]  # Folder for photographs.png and hard_cases.png.
     first_picture: Path | None = None  # PNG file for two photographs, as the README shows them.
-    old_photographs: Path | None = None  # PNG file for a sepia print and a bordered scan; nothing else is written.
+    old_photographs: Path | None = None  # PNG file for a sepia print and a bordered scan.
     device: str = DEVICE  # cuda, mps or cpu.
 
 

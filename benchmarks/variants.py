@@ -1,6 +1,6 @@
 """Recipe changes that `benchmarks.ablate` tries: flags of train_lab.py, and parts that replace its own.
 
-docs/RECIPE.md has the numbers of all variants so far. The code of those that are not here is at commit 414d898.
+docs/EXPERIMENTS.md has the numbers of all variants so far. The code of those that are not here is at commit 414d898.
 """
 
 from collections.abc import Iterator, Mapping

@@ -117,6 +117,14 @@ def test_even_out_keeps_what_is_even_and_what_looks_different_apart():
     assert (evened - ab).square().mean() < (patched - ab).square().mean() / 2
 
 
+def test_even_out_in_pieces_gives_what_the_whole_gives(monkeypatch):
+    torch.manual_seed(0)
+    ab, l, features = torch.rand(2, 2, 64, 96) - 0.5, torch.rand(2, 1, 64, 96), torch.randn(2, 8, 16, 24)
+    whole = even_out(ab, l, features)
+    monkeypatch.setattr("affinity_lab.MOST_PAIRS", 1000)  # 96 cells: ten at a time, and six
+    torch.testing.assert_close(even_out(ab, l, features), whole, atol=1e-6, rtol=0)
+
+
 @torch.inference_mode()
 def test_pretrained_unet_evens_out_in_eval_mode_alone(monkeypatch):
     network = PretrainedUNet("lite0", channels=(32, 24, 16, 8))

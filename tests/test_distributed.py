@@ -97,6 +97,8 @@ def test_torchrun_restarts_a_run_whose_process_was_killed(sample_coco, tmp_path)
     expected = newest(tmp_path / "alone")["weights"]
     for name, weight in newest(tmp_path / "killed")["weights"].items():
         assert torch.equal(weight, expected[name])
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("alone", "killed")]
+    assert logs[0] == logs[1]
 
 
 def test_an_error_of_all_processes_ends_the_run_with_its_reason(tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.faults import ROOT
+from benchmarks.faults import ROOT, main
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
@@ -16,3 +16,11 @@ def test_killed_scripts_end_as_undisturbed_ones_when_they_are_run_again() -> Non
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.faults", "--kills", "7"]  # one of each script
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "in all 7 kills, 0 failures" in done.stdout, done.stdout + done.stderr
+
+
+def test_main_names_a_script_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)  # restores the folder, which it changes
+    assert main(["--scripts", "train_lab"]) == 2
+    assert "--scripts train_lab: give some of " in capsys.readouterr().err

@@ -205,6 +205,7 @@ def test_main_ignores_file_names_that_lead_elsewhere(root: Path, tmp_path: Path)
         (("--min-chroma", "150"), "none of 4 images passes"),
         (("--annotations", "missing.json"), "python -m utils.data.coco"),
         (("--images-dir", "missing"), "missing"),
+        (("--no-use-annotations", "--categories", "person", "--min-objects", "2"), "--categories, --min-objects: "),
     ],
 )
 def test_main_says_what_is_wrong_in_one_line(

@@ -335,6 +335,12 @@ def test_list_images_reads_a_list_relative_to_its_folder(tmp_path: Path) -> None
     )
 
 
+def test_list_images_says_that_an_image_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"a\.jpg: an image; give a folder"):
+        list_images(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [

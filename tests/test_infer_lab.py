@@ -49,7 +49,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return main([*map(str, arguments), "--device", "cpu", "--num-workers", "2"])
+    return main(["--device", "cpu", "--num-workers", "2", *map(str, arguments)])
 
 
 def written(folder: Path) -> list[str]:
@@ -335,8 +335,42 @@ def test_main_colors_a_single_image_beside_itself_once(
     assert (photos / "deep" / "cmyk.png").exists()
     before = (photos / "deep" / "cmyk.png").read_bytes()
     assert run(*arguments) == 2
-    assert "cmyk.png: is there already, beside an input; name another --output-dir" in capsys.readouterr().err
+    assert (
+        "cmyk.png: is there already, beside an input or above; name another --output-dir" in capsys.readouterr().err
+    )
     assert (photos / "deep" / "cmyk.png").read_bytes() == before
+
+
+def test_main_keeps_what_lies_in_a_folder_above_an_input(
+    photos: Path, generator_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(photos / "deep" / "a.png", PHOTO)
+    before = (photos / "a.png").read_bytes()
+    assert run(photos / "deep", generator_path, "--output-dir", photos) == 2
+    assert "a.png: is there already, beside an input or above" in capsys.readouterr().err
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_main_counts_what_it_does_not_color(
+    photos: Path, generator_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b.HEIC", "c.heic", "d.avi", "notes.txt", "deep/e.heic", "out/f.mp4"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    assert run(photos, generator_path, "--output-dir", photos / "out") == 0
+    assert "left alone: 2 .heic, 1 .avi; " in capsys.readouterr().out
+    for name in ("a.png", "a.jpg"):
+        (photos / name).unlink()
+    assert run(photos, generator_path, "--output-dir", tmp_path / "out") == 2
+    assert "--recursive looks into the folders there; there are 2 .heic, 1 .avi, " in capsys.readouterr().err
+
+
+def test_main_points_to_recursive_where_all_images_lie_deeper(
+    tmp_path: Path, generator_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "album" / "1950" / "a.png", PHOTO)
+    assert run(tmp_path / "album", generator_path, "--output-dir", tmp_path / "out") == 2
+    assert "no images there" in (error := capsys.readouterr().err) and "--recursive" in error
 
 
 def test_main_keeps_panels_and_outputs_apart(
@@ -371,6 +405,7 @@ def test_main_takes_the_default_and_then_the_newest_stage(
         (["--batch-size", "0"], "--batch-size 0"),
         (["--quality", "101"], "--quality 101: must be between 1 and 100"),
         (["--output-dir", "file"], "file: not a folder"),
+        (["--device", "meta"], "--device meta: give cuda, cuda:N, mps or cpu"),
         (["--every", "2"], "--every: only for a video, which"),
         (["nowhere.pt"], "nowhere.pt"),
     ],

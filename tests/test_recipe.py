@@ -12,7 +12,7 @@ from skimage.color import lab2rgb
 from torch import Tensor, nn
 
 import train_lab
-from benchmarks.ablate import table
+from benchmarks.ablate import AblateConfig, configure, table
 from benchmarks.color_scores import ab_histogram, gain_at_share, score
 from benchmarks.hint_curve import COUNTS, add_hints, curve
 from benchmarks.measure import parse
@@ -24,6 +24,7 @@ from utils.data.sample_set import load_photo
 from utils.images import write_png
 from utils.run import UserError
 from utils.training import checkpoints
+from utils.training.ranges import check_ranges
 
 
 class Constant(nn.Module):
@@ -43,6 +44,16 @@ def test_variants_change_what_train_lab_has() -> None:
         for phase in phases:
             parse(TrainConfig, phase.flags)  # exits where there is no such flag
             assert all(any(hasattr(place, part) for place in PLACES) for part in phase.parts), name
+
+
+def test_configure_gives_each_phase_flags_that_train_lab_takes(tmp_path: Path) -> None:
+    cfg = AblateConfig(tmp_path, tmp_path)
+    for phases in VARIANTS.values():
+        for number, phase in enumerate(phases):
+            init = tmp_path / "G_epoch_001.pt" if number else None
+            train_cfg = configure(cfg, phase, 0, tmp_path, init)
+            check_ranges(train_cfg)
+            assert train_cfg.init_checkpoint == init and train_cfg.max_steps == 1000 * phase.share
 
 
 def test_replaced_changes_the_parts_and_restores_them() -> None:

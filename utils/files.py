@@ -157,6 +157,8 @@ def list_images(source: Path, recursive: bool = False, mend: str = "check the pa
             what = f"neither a folder, an image ({kinds}), a video, nor a list of images in UTF-8"
             raise UserError(f"{source}: {what}; convert it, or save the list as UTF-8") from None
         images = sorted(source.parent / line.strip() for line in lines if line.strip())
+    elif source.is_file():
+        raise UserError(f"{source}: an image; give a folder, or a text file with one path per line")
     else:
         raise UserError(f"{source}: no such image, folder or list of images; {mend}")
     if not images:

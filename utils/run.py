@@ -129,6 +129,8 @@ def set_up_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if device.type not in ("cuda", "mps", "cpu"):
+            raise RuntimeError
     except RuntimeError:
         raise UserError(f"--device {name}: give cuda, cuda:N, mps or cpu") from None
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -48,11 +48,12 @@ def write_film(
     sound: str | None = None,
     subtitles: str | None = None,
     rate: int = 48000,
+    x264: str = "",
     **tags: int,
 ) -> None:
     """Write a film; `times` are in milliseconds, ten frames a second if none are given."""
     with av.open(str(path), "w") as container:
-        options = {"qp": "4"} if codec == "libx264" else {}
+        options = {"qp": "4", "x264-params": x264} if codec == "libx264" else {}
         video = container.add_stream(codec, 10, options=options, time_base=Fraction(1, 1000))
         video.height, video.width, video.pix_fmt = *frames[0].shape[:2], pix_fmt
         for name, tag in tags.items():
@@ -109,6 +110,27 @@ def test_color_video_keeps_the_time_of_each_frame(tmp_path: Path) -> None:
     assert [round(1000 * frame.pts * frame.time_base) for frame in frames] == times
     for before, after in zip(ramp(7), frames, strict=True):  # nor are they swapped
         assert abs(float(after.to_ndarray(format="gray").mean()) - float(before.mean())) < 12
+
+
+def test_color_video_makes_whole_frames_of_interlaced_ones(tmp_path: Path) -> None:
+    def bar(time: float) -> np.ndarray:
+        rgb = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
+        rgb[:, round(8 * time) : round(8 * time) + 12] = 220
+        return rgb
+
+    woven = [bar(number) for number in range(8)]
+    for number, rgb in enumerate(woven):
+        rgb[1::2] = bar(number + 0.5)[1::2]  # half a frame later
+    path = tmp_path / "film.mkv"
+    write_film(path, woven, x264="interlaced=1:tff=1")
+    assert all(frame.interlaced_frame for frame in decode(path))
+    output, remark = color(path)
+    frames = decode(output)
+    assert [round(1000 * frame.pts * frame.time_base) for frame in frames] == [100 * n for n in range(8)]
+    combs = [int(np.abs(np.diff(f.to_ndarray(format="gray").astype(int), axis=0)).max()) for f in frames]
+    assert max(combs[1:]) < 20 and "deinterlaced" in remark  # bwdif leaves the first as it is
+    write_film(path, woven)
+    assert "deinterlaced" not in color(path)[1]
 
 
 def test_color_video_begins_at_0_where_the_film_begins_late(tmp_path: Path) -> None:

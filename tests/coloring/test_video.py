@@ -256,6 +256,16 @@ def test_infer_refuses_what_is_no_clip_in_one_line_and_leaves_nothing(tmp_path: 
         assert not (tmp_path / "outputs").exists()
 
 
+def test_infer_replaces_no_film(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.avi", pan(2))
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "clip.mp4").write_text("of another clip.avi")
+    command = [sys.executable, ROOT / "infer_lab.py", "clip.avi", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "clip.mp4: is there already; name another --output-dir" in done.stderr
+    assert (tmp_path / "outputs" / "clip.mp4").read_text() == "of another clip.avi"
+
+
 def test_infer_colors_a_clip(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.avi", pan(3))
     (tmp_path / "clip.avi").rename(tmp_path / "\udcff: 1.avi")  # a name that is neither UTF-8 nor free of colons

@@ -7,7 +7,7 @@ import torch
 from config import FinetuneConfig, TrainConfig
 from models_lab import GeneratorUNet
 from utils.run import UserError
-from utils.training.last_checkpoint import Position, resume, save_last
+from utils.training.last_checkpoint import Position, resume, save_last, start_anew
 
 
 def test_save_last_refuses_weights_that_are_not_finite(tmp_path):
@@ -46,3 +46,19 @@ def test_resume_refuses_another_configuration_or_other_images(tmp_path):
         resume(tmp_path, "finetune", FinetuneConfig(output_dir=tmp_path), "data", {})
     with pytest.raises(UserError, match="damaged"):
         resume(tmp_path, "subset", cfg, "data", {"generator": GeneratorUNet(16, 3)})
+
+
+def test_start_anew_deletes_what_the_run_wrote_and_nothing_else(tmp_path):
+    own = ["last.pt", "best.pt", "log.jsonl", "losses.png", "G_epoch_003.pt", "D_epoch_003.pt", "G_epoch_1000.pt"]
+    kept = ["G_epoch_003_half.pt", "G_finetune_epoch_04.pt", "G_ft_fromE4_vgg_epoch_01.pt", "notes.txt"]
+    for name in [*own, *kept]:
+        (tmp_path / name).touch()
+    start_anew(tmp_path, tmp_path, "epoch_{:03d}", None)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_start_anew_of_stage_3_deletes_the_run_from_another_epoch(tmp_path):
+    for name in ("last.pt", "G_ft_fromE4_vgg_epoch_01.pt", "D_ft_fromE4_vgg_epoch_01.pt", "G_finetune_epoch_04.pt"):
+        (tmp_path / name).touch()
+    start_anew(tmp_path, tmp_path, "ft_fromE2_vgg_epoch_{:02d}", tmp_path / "G_finetune_epoch_02.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["G_finetune_epoch_04.pt"]

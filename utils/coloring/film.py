@@ -127,6 +127,7 @@ class Film:
         count: frames that are to be expected, or None.
         copied: streams of sound and subtitles that MP4 can hold.
         left_out: the other streams, in words.
+        interlaced: whether frames were interlaced, which are given whole; to be asked at the end.
         moments: when the frames are shown that were read; whoever writes them takes them out.
         packets: of the copied streams, likewise.
 
@@ -163,6 +164,7 @@ class Film:
             self.start = Fraction(max(container.start_time or 0, 0), av.time_base)
             self.moments: deque[Moment] = deque()
             self.packets: deque[av.Packet] = deque()
+            self.interlaced = False
             self._reached, self._read, self._broken = Fraction(0), 0, 0
             frames = self._decode()
             if (first := next(frames, None)) is None:
@@ -189,21 +191,43 @@ class Film:
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         last, step = -1, max(1, round(1 / (self.rate * self.time_base)))
+        for frame in self._deinterlace(self._decode_packets()):
+            units = frame.time_base / self.time_base if frame.time_base else 1
+            start = last + step if frame.pts is None else round(frame.pts * units - self.start / self.time_base)
+            last = max(start, last + 1)  # times that stand still or go back are a container's mistake
+            self.moments.append(Moment(last, round(frame.duration * units)))
+            self._read += 1
+            yield frame
+
+    def _deinterlace(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Make whole frames of interlaced ones: their combs would be in the colored film for good."""
+        graph, known = None, None
+        for frame in frames:
+            kind = frame.width, frame.height, frame.format.name
+            if graph and kind != known:
+                yield from _filtered(graph, None)
+                graph = None
+            if not graph and frame.interlaced_frame:
+                self.interlaced, known = True, kind
+                graph = av.filter.Graph()
+                source = graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+                )
+                bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+                graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+            yield from _filtered(graph, frame) if graph else (frame,)
+        if graph:
+            yield from _filtered(graph, None)
+
+    def _decode_packets(self) -> Iterator[av.VideoFrame]:
         for packet in chain(self._demux(), [None]):  # None: what the decoder still holds
             if packet is not None and packet.stream is not self._video:
                 self.packets.append(packet)
                 continue
             try:
-                frames = self._video.decode(packet)
+                yield from self._video.decode(packet)
             except av.FFmpegError:
                 self._broken += 1
-                continue
-            for frame in frames:
-                start = last + step if frame.pts is None else frame.pts - round(self.start / self.time_base)
-                last = max(start, last + 1)  # times that stand still or go back are a container's mistake
-                self.moments.append(Moment(last, frame.duration))
-                self._read += 1
-                yield frame
 
     def _demux(self) -> Iterator[av.Packet]:
         """Read to the end of the file, or to where it is damaged."""
@@ -215,6 +239,14 @@ class Film:
                     end = (packet.pts + (packet.duration or 0)) * packet.time_base - self.start
                     self._reached = max(self._reached, end)
                 yield packet
+
+
+def _filtered(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """Give what a filter has ready after one more frame, or after the last (None)."""
+    graph.push(frame)
+    with contextlib.suppress(BlockingIOError, EOFError):
+        while isinstance(filtered := graph.pull(), av.VideoFrame):
+            yield filtered
 
 
 def becomes_aac(stream: Stream) -> bool:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from utils.files import IMAGE_EXTENSIONS, common_root, list_images
+from utils.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, common_root, list_images
 from utils.images import HOLD_16_BIT, HOLD_NO_ALPHA, Picture
 from utils.run import UserError
 
 MEND = "name another --output-dir"
 BITS = "written in 8 bits, as {} holds no 16"
+CONVERT = "convert such images, and color films one at a time"
+RAW = ".arw .cr2 .cr3 .dng .nef .orf .raf .rw2"
+UNREAD = {*f".avif .heic .heif .pdf .psd {RAW}".split(), *VIDEO_EXTENSIONS}  # which people keep with photographs
 FLAT = "laid on white, as {} holds no transparency"
 
 
@@ -62,7 +66,13 @@ def plan(
     if folder == source.resolve():
         raise UserError(f"{output_dir}: the outputs would mix with the inputs; {MEND}")
     if source.is_dir():
-        images = list_images(source, recursive)
+        try:
+            images = list_images(source, recursive)
+        except UserError as error:
+            deeper = not recursive and any(path.is_dir() for path in source.iterdir())
+            why = "; --recursive looks into the folders there" if deeper else ""
+            unread = count_unread(source, output_dir, recursive)
+            raise UserError(f"{error}{why}{f'; there are {unread}, {CONVERT}' if unread else ''}") from None
         if folder.is_relative_to(source.resolve()):  # what an earlier run wrote is no input
             images = [path for path in images if not path.parent.resolve().is_relative_to(folder)]
         if not images:
@@ -79,11 +89,24 @@ def plan(
     for path in written:
         if (identity := _identity(path)) in inputs:
             raise UserError(f"{inputs[identity]}: would be overwritten; {MEND}")
-        if identity and path.parent.resolve() in folders:
-            raise UserError(f"{path}: is there already, beside an input; {MEND}, or remove it")
+        if identity and any(inputs_folder.is_relative_to(path.parent.resolve()) for inputs_folder in folders):
+            raise UserError(f"{path}: is there already, beside an input or above; {MEND}, or remove it")
     if panels and any(name.parts[0].casefold() == panels for name in names):
         raise UserError(f"{root / panels}: its outputs would mix with the panels; rename it or leave --compare out")
     return dict(zip(images, names, strict=True))
+
+
+def count_unread(source: Path, output_dir: Path, recursive: bool) -> str:
+    """Count the pictures and films of a folder that are of kinds not colored there: "200 .heic, 1 .avi", or ""."""
+    folder = output_dir.resolve()
+    names = (
+        name
+        for root, _, names in islice(os.walk(source), None if recursive else 1)
+        if not Path(root).resolve().is_relative_to(folder)
+        for name in names
+    )
+    kinds = Counter(Path(name).suffix.lower() for name in names)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common() if kind in UNREAD)
 
 
 def fit_container(picture: Picture, suffix: str) -> tuple[Picture, list[str]]:

@@ -274,6 +274,8 @@ def _remark(film: Film, mp4: Mp4) -> str:
     copied = {stream.type for stream in film.copied}
     kinds = [name for kind, name in {"audio": "sound", "subtitle": "subtitles"}.items() if kind in copied]
     remarks.append(f"with its {' and '.join(kinds)}" if kinds else "without sound")
+    if film.interlaced:
+        remarks.append("deinterlaced")
     if mp4.broken:
         remarks.append(f"{mp4.broken} damaged packets left out")
     if film.left_out:

@@ -16,7 +16,7 @@ from re import fullmatch
 
 import gradio as gr
 
-from utils.coloring.hints import Hint, parse_hints, takes_hints
+from utils.coloring.hints import Hint, parse_hints
 from utils.coloring.palette import likely_colors
 from utils.coloring.visits import Photo
 from utils.coloring.web import Page, lightness_at
@@ -66,7 +66,7 @@ class HintEditor:
     """The handlers of the hints. Each gives what `Page.canvas` gives; `Page.update` is to follow for the rest.
 
     Their arguments are the chosen photograph, the checkpoint and the saturation, and what the handler needs besides.
-    All raise gr.Error if there is no photograph, its file is gone, or the checkpoint takes no hints.
+    All raise gr.Error if there is no photograph, or its file is gone.
     """
 
     page: Page
@@ -75,8 +75,6 @@ class HintEditor:
         self, photo: Photo, name: str, saturation: float, hints: list[Hint], current: int | None, held: bool = False
     ) -> list:
         """Give a photograph other hints, or take hold of one: its canvas."""
-        if not takes_hints(self.page.colorizer.generator(name)[0]):
-            raise gr.Error(f"{name}: this checkpoint takes no hints; choose another")
         if hints != photo.hints:
             photo.earlier[:] = [*photo.earlier, list(photo.hints)][-UNDO:]
         photo.hints[:], photo.current, photo.held = hints, current, held
@@ -103,12 +101,11 @@ class HintEditor:
         """
         photo = self.page.visits.photo(request, chosen)
         try:
-            preview = read_picture(photo.preview)
+            small = read_picture(photo.preview).rgb.shape[1::-1]
+            if pick:
+                return [*[gr.skip()] * 5, self.page.color_at(photo, name, saturation, *event.index), False]
         except ImageError:
             raise gr.Error(f"{chosen}: is gone; upload it again") from None
-        small = preview.rgb.shape[1::-1]
-        if pick:
-            return [*[gr.skip()] * 5, self.page.color_at(photo, name, saturation, *event.index), False]
         sides = zip(event.index, photo.size[::-1], small, strict=True)
         x, y = (min(int((at + 0.5) * side / least), side - 1) for at, side, least in sides)
         hints, current, held = list(photo.hints), nearest(photo, x, y), False
@@ -143,7 +140,10 @@ class HintEditor:
             return [gr.skip()] * 6
         hints = list(photo.hints)
         hint = hints[photo.current]
-        color = likely_colors(lightness_at(photo, read_picture(photo.preview), hint))[number]
+        try:
+            color = likely_colors(lightness_at(photo, read_picture(photo.preview), hint))[number]
+        except ImageError:
+            raise gr.Error(f"{chosen}: is gone; upload it again") from None
         hints[photo.current] = replace(hint, color=color)
         return [*self.change(photo, name, saturation, hints, photo.current), color]
 

@@ -160,7 +160,7 @@ def load_stage(path: Path, device: torch.device, run_first: str) -> tuple[Genera
     Raises:
         UserError: one of the files is missing, damaged or something else.
     """
-    mend = f"run python {run_first} first, or give --init-checkpoint"
+    mend = f"run python {run_first} first, or check --init-checkpoint"
     if path.is_file() and not path.name.startswith("G_"):
         raise UserError(f"--init-checkpoint {path}: name the G_*.pt file; the D_*.pt beside it is read as well")
     generator, info = _build(GENERATORS, path, mend)

@@ -85,9 +85,9 @@ def start_anew(folder: Path, networks_dir: Path, saved_as: str, init_checkpoint:
     """
     if not run.is_main() or not (folder / "last.pt").exists():
         return
-    pattern = re.sub(r"\{.*\}", "[0-9]*", saved_as)
-    own = [folder / name for name in ("best.pt", "log.jsonl", "last.pt")]
-    networks = [path for letter in "GD" for path in networks_dir.glob(f"{letter}_{pattern}.pt")]
+    own = [folder / name for name in ("best.pt", "log.jsonl", "losses.png", "last.pt")]
+    pattern = re.compile("[GD]_" + re.sub(r"(?<=fromE)\d+|\{.*?\}", r"\\d+", saved_as) + r"\.pt")  # from any epoch
+    networks = [path for path in networks_dir.glob("*.pt") if pattern.fullmatch(path.name)]
     if init_checkpoint and init_checkpoint.resolve() in [path.resolve() for path in networks]:
         raise UserError(f"--no-resume would remove --init-checkpoint {init_checkpoint}; choose another --output-dir")
     for name in ("samples", "tensorboard"):

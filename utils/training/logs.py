@@ -33,6 +33,8 @@ class Averages:
 
     def __init__(self, device: torch.device, names_at: Callable[[int], Sequence[str]]) -> None:
         self.device, self.names_at = device, names_at
+        self.sums: dict[str, Tensor]
+        self.count: int
         self.finite_steps: Tensor
         self.reset()
 
@@ -58,6 +60,8 @@ class Averages:
         finite_steps = self.finite_steps.clone()
         all_reduce(totals)
         all_reduce(finite_steps, dist.ReduceOp.MIN)
+        if run.world_size() > 1:  # last.pt, which only the main process writes, has the sums of all
+            self.sums = dict(zip(self.sums, (totals * self.count).unbind(), strict=True))
         means = dict(zip(self.sums, totals.tolist(), strict=True))
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken:
@@ -70,7 +74,7 @@ class Averages:
 
     def reset(self) -> None:
         """Start a new epoch."""
-        self.sums: dict[str, Tensor] = {}
+        self.sums = {}
         self.count = 0
         self.finite_steps = torch.zeros((), device=self.device)  # before the first that was not
 

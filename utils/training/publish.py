@@ -22,6 +22,8 @@ from utils import run
 from utils.run import UserError
 from utils.training import checkpoints
 
+MEND = "name a G_*.pt file that one of the training scripts wrote"
+
 
 @dataclass(frozen=True)
 class PublishConfig:
@@ -45,11 +47,6 @@ def _without_folders(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _read(path: Path) -> dict:
-    checkpoints.load_generator(path, torch.device("cpu"))  # it is one
-    return checkpoints.read(path, "name a G_*.pt file")
-
-
 def publish(cfg: PublishConfig) -> None:
     """Copy a generator's file with the weights rounded to float16.
 
@@ -60,7 +57,8 @@ def publish(cfg: PublishConfig) -> None:
         raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")
     if not 0 < cfg.saturation < math.inf:
         raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
-    entries = _read(cfg.source)
+    checkpoints.load_generator(cfg.source, torch.device("cpu"), MEND)  # it is one
+    entries = checkpoints.read(cfg.source, MEND)
     if cfg.lift is not None:
         if not 0 <= cfg.lift < 1 or entries["kind"] == GeneratorUNet.__name__:
             raise UserError(f"--lift {cfg.lift}: must be in [0, 1), for a generator with a pretrained encoder")
