@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from utils.coloring.colorize import cast_convolutions, merge, predict_ab, prepare
 from utils.coloring.exported import open_generator
-from utils.coloring.hints import Recolorer, hint_planes
+from utils.coloring.hints import Recolorer, hint_planes, takes_hints
 from utils.coloring.visits import Photo, Seen
 from utils.images import Picture, read_picture
 from utils.run import UserError, amp_dtype
@@ -77,13 +77,13 @@ class Colorizer:
         return seen
 
     def predict(self, photo: Photo, name: str, saturation: float) -> Tensor:
-        """Give the ab of a photograph at a saturation, under its hints: (2, h, w).
+        """Give the ab of a photograph at a saturation, under its hints if the checkpoint takes any: (2, h, w).
 
         Raises:
             ImageError: the file is gone.
         """
         seen = self.see(photo, name)
-        hints = tuple(photo.hints)
+        hints = tuple(photo.hints) if takes_hints(seen.recolorer.generator) else ()
         if seen.ab is None or seen.settings != (hints, saturation):
             seen.recolorer.saturation = saturation
             asked = [hint_planes(hints, photo.size, seen.plane) if hints else None]

@@ -16,7 +16,7 @@ from re import fullmatch
 
 import gradio as gr
 
-from utils.coloring.hints import Hint, parse_hints
+from utils.coloring.hints import Hint, parse_hints, takes_hints
 from utils.coloring.palette import likely_colors
 from utils.coloring.visits import Photo
 from utils.coloring.web import Page, lightness_at
@@ -66,7 +66,7 @@ class HintEditor:
     """The handlers of the hints. Each gives what `Page.canvas` gives; `Page.update` is to follow for the rest.
 
     Their arguments are the chosen photograph, the checkpoint and the saturation, and what the handler needs besides.
-    All raise gr.Error if there is no photograph, or its file is gone.
+    All raise gr.Error if there is no photograph, its file is gone, or the checkpoint takes no hints.
     """
 
     page: Page
@@ -75,6 +75,8 @@ class HintEditor:
         self, photo: Photo, name: str, saturation: float, hints: list[Hint], current: int | None, held: bool = False
     ) -> list:
         """Give a photograph other hints, or take hold of one: its canvas."""
+        if not takes_hints(self.page.colorizer.generator(name)[0]):
+            raise gr.Error(f"{name}: this checkpoint takes no hints; choose another")
         if hints != photo.hints:
             photo.earlier[:] = [*photo.earlier, list(photo.hints)][-UNDO:]
         photo.hints[:], photo.current, photo.held = hints, current, held
