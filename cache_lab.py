@@ -2,7 +2,8 @@
 
     python cache_lab.py                                        # the filtered subset
     python cache_lab.py --images-dir data/coco/train2017       # the full data set
-    torchrun --nnodes M --nproc_per_node 1 cache_lab.py        # on M machines that share a file system
+    torchrun --nnodes M --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint HOST:29500 cache_lab.py
+                                                               # on M machines that share a file system
 
 Reads a folder of images, or a text file with one path a line. Writes lab_cache/<its name>/: shards of (3, H, W)
 uint8 images, 3 bytes a pixel, the aspect ratio kept, and index.json. After an interruption, the same command

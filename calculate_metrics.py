@@ -3,9 +3,9 @@
     python calculate_metrics.py --images-dir data/coco/test2017
     torchrun --nproc_per_node N calculate_metrics.py           # each process scores its share of the images
 
-Reads the images, and the newest checkpoint of each stage (or what --checkpoint and --results name). Writes
-report.html, report.md, comparison.png, evaluation_metrics.json, evaluation_metrics.csv and per_image.csv to
---output-dir.
+Reads the images and the checkpoints of --checkpoint (without it the newest of each stage and, without --results, the
+default one) or the folders of --results. Writes report.html, report.md, comparison.png, evaluation_metrics.json,
+evaluation_metrics.csv and per_image.csv to --output-dir.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def grayscale(l: Tensor) -> Tensor:
     return to_uint8(lab_to_rgb(torch.cat([l, torch.zeros_like(l), torch.zeros_like(l)], dim=1)))
 
 
-def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) -> list[Row]:
+def open_rows(cfg: MetricsConfig, listed: Sequence[Path], device: torch.device) -> list[Row]:
     """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
     Raises:
@@ -82,14 +82,15 @@ def open_rows(cfg: MetricsConfig, images: Sequence[Path], device: torch.device) 
             name += " (Lite2 for VGG)"
         rows.append(Row(name, source, predict))
     for name, folder in cfg.results.items():
-        rows.append(Row(name, {"results": str(folder)}, files=match_files(name, folder, images, cfg.images_dir)))
+        files = match_files(name, folder, listed, cfg.max_images, cfg.images_dir)
+        rows.append(Row(name, {"results": str(folder)}, files=files))
     rows.append(Row(GRAYSCALE, {"reference": "ab = 0"}, grayscale))
     rows.append(Row(GROUND_TRUTH, {"reference": "the truth against itself"}))
     for name, count in Counter(row.name for row in rows).items():
         if count > 1:
             raise UserError(f"{name}: {count} rows of this name; give --checkpoint or --results another one")
     for row in rows:
-        row.scores = {title: torch.full((len(images),), math.nan) for title in DECIMALS}
+        row.scores = {title: torch.full((len(listed[: cfg.max_images]),), math.nan) for title in DECIMALS}
     return rows
 
 
@@ -182,8 +183,9 @@ def evaluate(cfg: MetricsConfig) -> None:
     if min(cfg.max_images, cfg.batch_size) < 1 or cfg.img_size < 16:
         raise UserError("--max-images and --batch-size must be at least 1, --img-size at least 16")
     device = set_up_device(cfg.device)
-    images = list_images(cfg.images_dir, mend=FIRST)[: cfg.max_images]
-    rows = open_rows(cfg, images, device)
+    listed = list(dict.fromkeys(list_images(cfg.images_dir, mend=FIRST)))
+    images = listed[: cfg.max_images]
+    rows = open_rows(cfg, listed, device)
     hold(cfg.output_dir)
     fid = load_fid(cfg.inception_weights, device)
     lpips = load_lpips(cfg.lpips_weights, cfg.img_size, device)

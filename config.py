@@ -116,7 +116,7 @@ class TrainingConfig:
     """Crops vary in side by up to this share before they are resized to img-size; 0 turns it off."""
     dropout: float = 0.1
     """Share of features dropped in training, against over-fitting, of a generator with a pretrained encoder."""
-    warmup_steps: int = 500  # Steps over which the learning rate rises from 0.
+    warmup_steps: int = 500  # Steps over which the learning rate rises from 0; at most a tenth of the run.
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which is what the G_*.pt files hold."""
     amp: bool = True

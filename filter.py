@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from config import FILTER_REPORT, FilterConfig
 from utils.data.annotations import read_objects
-from utils.files import FIRST, list_images, no_room, write_json
+from utils.files import FIRST, list_images, no_room, read_json, write_json
 from utils.images import ImageError, read_rgb, resize, shorter_side_shape
 from utils.lab import decode_lab_image, encode_lab
 from utils.run import UserError, hold, map_in_threads, run_script, say
@@ -108,7 +108,7 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
     """Refuse a folder that is not ours to replace.
 
     Raises:
-        UserError: it touches the images' own folder, or holds something that no earlier run wrote.
+        UserError: it touches the images' own folder, or holds something that the last run did not write.
     """
     for folder in {path.parent for path in images}:
         source = folder.resolve()
@@ -117,6 +117,11 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
     is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
     if not is_free and not (output_dir / FILTER_REPORT).is_file():
         raise UserError(f"--output-dir {output_dir}: already exists and has no {FILTER_REPORT}; choose another")
+    if not is_free:
+        written = read_json(output_dir / FILTER_REPORT, "choose another --output-dir").get("files")
+        names = {path.name for path in output_dir.iterdir() if not path.name.startswith(".")} - {FILTER_REPORT}
+        if isinstance(written, list) and (foreign := sorted(names.difference(written))):  # older reports have no list
+            raise UserError(f"{output_dir / foreign[0]}: filter.py did not write it, but would delete it; move it")
 
 
 def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
@@ -192,6 +197,7 @@ def filter_images(cfg: FilterConfig) -> None:
         "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(cfg).items()},
         "seen": len(images),
         "kept": len(kept),
+        "files": [path.name for path in kept],
         "reasons": counts,
         "rejected": {name: verdict.reasons for name, verdict in rejected.items()},
         "details": {name: verdict.detail for name, verdict in rejected.items() if verdict.detail},

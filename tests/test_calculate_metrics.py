@@ -140,6 +140,20 @@ def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.Cap
     assert figure.shape[1] / 5 == pytest.approx(figure.shape[0] / 4, rel=0.1), "five columns, four rows"
 
 
+def test_main_scores_an_image_that_a_list_names_twice_once(photos: Path, tmp_path: Path) -> None:
+    first, second = list_images(photos)[:2]
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text("".join(f"{path}\n" for path in (first, second, first)))
+    code, output = run(tmp_path, "--images-dir", chosen, "--results", "Copy", photos, "--img-size", 32)
+    assert code == 0
+    assert read_rows(output)["Copy"]["images"] == 2
+
+
+def test_main_refuses_an_output_folder_that_is_a_file_before_it_scores(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "evaluation").touch()
+    assert run(tmp_path, "--images-dir", photos, "--results", "Copy", photos)[0] == 2
+
+
 @pytest.mark.parametrize("protocol", ["squash", "center-crop"])
 def test_main_scores_the_same_pixels_as_skimage(photos: Path, tmp_path: Path, protocol: str) -> None:
     code, output = run(

@@ -285,6 +285,13 @@ def test_epoch_batches_of_two_processes_make_the_batches_of_one(monkeypatch):
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in alone]
 
 
+def test_epoch_batches_give_every_process_as_many_images(monkeypatch):
+    monkeypatch.setattr(run, "world_size", lambda: 3)
+    monkeypatch.setattr(run, "rank", lambda: 2)
+    (batch,) = EpochBatches(count=11, batch_size=128, seed=0)
+    assert len(batch) == 3
+
+
 def config_for(photos: Path, tmp_path: Path, **changes: object) -> TrainConfig:
     values = {"images_dir": photos, "cache_dir": tmp_path / "cache", "img_size": 64, "load_size": 72, "batch_size": 4}
     return TrainConfig(**{**values, "val_fraction": 0.3, "num_workers": 0, "device": "cpu", **changes})
@@ -318,6 +325,19 @@ def test_open_training_data_leaves_out_gray_and_broken_images(photos, tmp_path):
     opened = open_for_training(photos, tmp_path, report)
     names = {path.name for path in opened.loader.dataset.images + opened.val_loader.dataset.images}
     assert names == {path.name for path in list_images(photos)} - {"gray.bmp", "broken.jpg"}
+
+
+def test_open_training_data_explains_that_no_image_is_left(photos, tmp_path):
+    report = tmp_path / "filter_report.json"
+    report.write_text(json.dumps({"rejected": {path.name: ["gray"] for path in list_images(photos)}}))
+    with pytest.raises(UserError, match=r"no image is left .* another --filter-report"):
+        open_for_training(photos, tmp_path, report)
+
+
+def test_open_training_data_explains_more_processes_than_images(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "world_size", lambda: 100)
+    with pytest.raises(UserError, match="images to train on; start at most as many processes"):
+        open_for_training(photos, tmp_path)
 
 
 def test_open_training_data_explains_an_empty_split(photos, tmp_path):

@@ -81,7 +81,7 @@ def test_scripts_name_a_folder_that_cannot_be_made(scripts, tmp_path, capsys) ->
 def test_second_run_on_a_folder_is_refused_with_the_name_of_the_first(scripts, tmp_path, capsys, monkeypatch) -> None:
     ends = {"train_vgg.py": "vgg", "cache_lab.py": "train2017"}  # below the folder that is named
     folders = [tmp_path / subject.name / ends.get(subject.name, "") for subject in scripts]
-    code = "import sys; from utils.run import hold; [hold(name) for name in sys.argv[1:]]"
+    code = "import sys; from pathlib import Path; from utils.run import hold; [hold(Path(p)) for p in sys.argv[1:]]"
     command = [sys.executable, "-c", f"{code}; print('held', flush=True); input()", *map(str, folders)]
     first = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

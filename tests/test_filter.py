@@ -157,11 +157,12 @@ def test_main_gives_the_same_folder_again_and_nothing_stale(root: Path, tmp_path
     output = tmp_path / "subset"
     run(root, output)
     first = {path.name: path.read_bytes() for path in output.iterdir()}
-    (output / "stale.png").touch()
     assert run(root, output) == 0
     assert {path.name: path.read_bytes() for path in output.iterdir()} == first
     assert run(root, output, "--no-use-annotations", "--min-chroma", "0", "--min-saturation", "0") == 0
     assert names_in(output) == [FILTER_REPORT, "gray.png", "new.png", "red.png"]
+    assert run(root, output) == 0
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == first
     assert names_in(tmp_path) == ["coco", "subset"]
 
 
@@ -289,6 +290,17 @@ def test_main_refuses_a_foreign_output_folder(root: Path, tmp_path: Path) -> Non
     assert run(root, tmp_path / "mine") == 2
     assert names_in(tmp_path / "mine") == ["thesis.txt"]
     assert run(root, tmp_path / "mine" / "thesis.txt") == 2
+
+
+def test_main_deletes_no_file_that_was_put_into_its_folder(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "subset"
+    run(root, output)
+    write_plain(output / "my own.png", RED)
+    assert run(root, output) == 2
+    assert f"{output / 'my own.png'}: filter.py did not write it" in capsys.readouterr().err
+    assert names_in(output) == [FILTER_REPORT, "my own.png", "red.png"]
 
 
 @pytest.mark.parametrize("place", ["train2017", "train2017/subset", "."])

@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -177,11 +178,12 @@ def test_run_of_before_a_setting_existed_goes_on(sample_coco, tmp_path):
         train_lab.train(replace(cfg, dropout=0.1))
 
 
-def test_no_resume_does_not_remove_what_it_starts_from(stage_one):
+@pytest.mark.parametrize("resume", [True, False])
+def test_stage_does_not_start_from_a_network_that_it_would_replace(stage_one, resume):
     cfg, newest = stage_one
     inherited = {name: getattr(TrainConfig, name) for name in TINY_NETWORKS}
-    with pytest.raises(UserError, match="would remove --init-checkpoint"):
-        train_lab.train(replace(cfg, resume=False, init_checkpoint=newest, **inherited))
+    with pytest.raises(UserError, match=f"{re.escape(str(newest))}: has a name that this run saves under"):
+        train_lab.train(replace(cfg, resume=resume, init_checkpoint=newest, **inherited))
     assert newest.exists() and (cfg.output_dir / "last.pt").exists()
 
 

@@ -1,4 +1,4 @@
-"""Images on disk: which files count, and reading, resizing and writing them."""
+"""Images on disk: reading, resizing and writing them."""
 
 from __future__ import annotations
 

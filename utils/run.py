@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -150,7 +151,8 @@ def set_up_device(name: str) -> torch.device:
                 raise UserError(f"--nproc_per_node: at most {torch.cuda.device_count()}, as torch finds no more GPUs")
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            # the others wait while one caches, downloads, or colors a larger share
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     return device
 
 
@@ -192,8 +194,10 @@ def hold(folder: Path) -> None:
     have ended as well, which is why another one is given LOCK_SECONDS before it counts as running.
 
     Raises:
-        UserError: another process holds it, which the message names, or the lock cannot be made.
+        UserError: it is a file, another process holds it, which the message names, or the lock cannot be made.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder; name another one")
     if not is_main():
         return
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:20]
@@ -210,9 +214,7 @@ def hold(folder: Path) -> None:
         file_lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise UserError(
-            f"{folder}: {other} is writing there; wait until it is done, or name another folder"
-        ) from None
+        raise UserError(f"{folder}: {other} is writing there; wait for it, or name another folder") from None
     _held[lock] = file_lock
     with contextlib.suppress(OSError):  # a full disk: the next one reads of "another process"
         owner.write_text(f"{command()} (process {os.getpid()})", encoding="utf-8", errors="backslashreplace")

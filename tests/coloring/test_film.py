@@ -8,15 +8,17 @@ import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
+from av.sidedata.sidedata import Type as SideData
 from torch import Tensor, nn
 
-from utils.coloring.film import Film
+from utils.coloring.film import Film, Look
 from utils.coloring.video import color_video
 from utils.images import MAX_PIXELS
 
@@ -167,6 +169,28 @@ def test_film_is_upright(turn: str, tmp_path: Path) -> None:
     assert upright.shape == ((WIDTH, HEIGHT, 3) if a == 0 else (HEIGHT, WIDTH, 3))
     bright = {at for at in ((0, 0), (0, -1), (-1, 0), (-1, -1)) if upright[at].min() > 150}
     assert bright == {corner}
+
+
+@pytest.mark.parametrize("turn", ["clockwise", "counterclockwise", "half"])
+def test_look_of_a_frame_with_unknown_side_data_is_turned_too(turn: str, tmp_path: Path) -> None:
+    write_film(tmp_path / "film.mp4", ramp(1))
+    (frame,) = decode(tmp_path / "film.mp4")
+    a, b, c, d = TURNS[turn][0]
+
+    class Unknown:  # what PyAV gives where it cannot read the kind of the side data
+        rotation = {"clockwise": -90, "counterclockwise": 90, "half": 180}[turn]
+
+        @property
+        def side_data(self) -> dict[str, bytes]:
+            raise ValueError("34 is not a valid Type")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(frame, name)
+
+    class Known(Unknown):
+        side_data = MappingProxyType({SideData.DISPLAYMATRIX: struct.pack("<9i", a, b, 0, c, d, 0, 0, 0, 1)})
+
+    assert Look.of(Unknown(), Fraction(1)) == Look.of(Known(), Fraction(1))  # type: ignore[arg-type]
 
 
 KR_KB = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # BT.709, BT.601, BT.2020

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,7 +42,7 @@ def test_match_files_by_name_and_stem(tmp_path: Path) -> None:
         folder.mkdir()
         for name in names[folder]:
             (folder / name).touch()
-    files = match_files("Done", done, list_images(truth), truth)
+    files = match_files("Done", done, list_images(truth), 9, truth)
     expected = {"a.jpg": "a_jpg.png", "a.png": "a.png", "b.jpg": "b.webp", "c.jpg": "c.jpg.png"}
     assert {image.name: match.name for image, match in files.items()} == expected
 
@@ -51,7 +52,7 @@ def test_match_files_never_gives_one_image_to_two_truths(tmp_path: Path) -> None
         path.parent.mkdir(exist_ok=True)
         path.touch()
     truth = tmp_path / "truth"
-    files = match_files("Done", tmp_path / "done", list_images(truth), truth)
+    files = match_files("Done", tmp_path / "done", list_images(truth), 9, truth)
     assert [image.name for image in files] == ["a.png"]
 
 
@@ -62,7 +63,16 @@ def test_match_files_finds_what_inference_makes_of_a_list_elsewhere(sample_coco:
     chosen.write_text("".join(f"{path}\n" for path in images))
     for path in images:
         write_png(tmp_path / "done" / f"{path.stem}.png", read_rgb(path))
-    matches = match_files("Done", tmp_path / "done", list_images(chosen), chosen)
+    matches = match_files("Done", tmp_path / "done", list_images(chosen), 9, chosen)
     assert {image.name: match.name for image, match in matches.items()} == {
         path.name: f"{path.stem}.png" for path in images
     }
+
+
+def test_match_files_names_the_first_images_as_inference_names_all(tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg")]
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text("".join(f"{path}\n" for path in images))
+    write_png(tmp_path / "done" / "a" / "1.png", np.zeros((8, 8, 3), np.uint8))
+    write_png(tmp_path / "done" / "b" / "3.png", np.zeros((8, 8, 3), np.uint8))
+    assert match_files("Done", tmp_path / "done", images, 1, chosen) == {images[0]: tmp_path / "done" / "a" / "1.png"}

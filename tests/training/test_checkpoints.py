@@ -61,6 +61,13 @@ def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
     assert torch.allclose(half(l), whole(l), atol=1e-3)
 
 
+def test_publish_keeps_its_source(tmp_path):
+    source = save_pair(tmp_path)
+    before = source.read_bytes()
+    assert publish.main([str(source), str(tmp_path / "." / source.name)]) == 2
+    assert source.read_bytes() == before
+
+
 def test_publish_multiplies_the_colors(tmp_path):
     source, target = save_pair(tmp_path), tmp_path / "G_half.pt"
     assert publish.main([str(source), str(target), "--saturation", "1.5"]) == 0
@@ -68,8 +75,9 @@ def test_publish_multiplies_the_colors(tmp_path):
     l = torch.rand(1, 1, 24, 24) * 2 - 1
     torch.testing.assert_close(half(l).atanh(), 1.5 * whole(l).atanh(), atol=1e-3, rtol=1e-2)
     assert info["saturation"] == 1.5
-    assert publish.main([str(target), str(target), "--saturation", "2"]) == 0
-    assert checkpoints.load_generator(target, CPU)[1]["saturation"] == 3
+    again = tmp_path / "G_again.pt"
+    assert publish.main([str(target), str(again), "--saturation", "2"]) == 0
+    assert checkpoints.load_generator(again, CPU)[1]["saturation"] == 3
     assert publish.main([str(source), str(target), "--saturation", "0"]) == 2
 
 

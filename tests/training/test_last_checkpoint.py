@@ -42,7 +42,7 @@ def test_resume_refuses_another_configuration_or_other_images(tmp_path):
         resume(tmp_path, "subset", replace(cfg, lambda_l1=50.0), "data", {})
     with pytest.raises(UserError, match="images or the weights it started from have changed"):
         resume(tmp_path, "subset", cfg, "other data", {})
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match=r"of stage subset, and this is finetune; choose another --output-dir$"):
         resume(tmp_path, "finetune", FinetuneConfig(output_dir=tmp_path), "data", {})
     with pytest.raises(UserError, match="damaged"):
         resume(tmp_path, "subset", cfg, "data", {"generator": GeneratorUNet(16, 3)})
@@ -53,12 +53,21 @@ def test_start_anew_deletes_what_the_run_wrote_and_nothing_else(tmp_path):
     kept = ["G_epoch_003_half.pt", "G_finetune_epoch_04.pt", "G_ft_fromE4_vgg_epoch_01.pt", "notes.txt"]
     for name in [*own, *kept]:
         (tmp_path / name).touch()
-    start_anew(tmp_path, tmp_path, "epoch_{:03d}", None)
+    start_anew(tmp_path, "subset", tmp_path, "epoch_{:03d}")
     assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_start_anew_deletes_nothing_of_another_stage(tmp_path):
+    save_last(tmp_path, "subset", TrainConfig(output_dir=tmp_path), "", Position(step=1), {})
+    for name in ("best.pt", "log.jsonl", "G_finetune_epoch_01.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="of stage subset, and this is finetune; choose another --output-dir"):
+        start_anew(tmp_path, "finetune", tmp_path, "finetune_epoch_{:02d}")
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_start_anew_of_stage_3_deletes_the_run_from_another_epoch(tmp_path):
     for name in ("last.pt", "G_ft_fromE4_vgg_epoch_01.pt", "D_ft_fromE4_vgg_epoch_01.pt", "G_finetune_epoch_04.pt"):
         (tmp_path / name).touch()
-    start_anew(tmp_path, tmp_path, "ft_fromE2_vgg_epoch_{:02d}", tmp_path / "G_finetune_epoch_02.pt")
+    start_anew(tmp_path, "finetune_vgg", tmp_path, "ft_fromE2_vgg_epoch_{:02d}")
     assert [path.name for path in tmp_path.iterdir()] == ["G_finetune_epoch_04.pt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,11 +72,15 @@ class Look:
             usual = (9, 14) if matrix == _BT2020 else (1, 1)
             primaries = usual[0] if primaries in _UNNAMED else primaries
             transfer = usual[1] if transfer in _UNNAMED else transfer
-        a, b, c, d = 1, 0, 0, 1  # x' = a x + c y, y' = b x + d y (libavutil/display.h)
-        # PyAV's types know one key of side data alone
-        display = frame.side_data.get(SideData.DISPLAYMATRIX)  # type: ignore[call-overload]
-        if display is not None:
-            a, b, _, c, d = np.frombuffer(bytes(display), np.int32)[:5].tolist()
+        a, b, c, d = 1.0, 0.0, 0.0, 1.0  # x' = a x + c y, y' = b x + d y (libavutil/display.h)
+        try:
+            # PyAV's types know one key of side data alone
+            display = frame.side_data.get(SideData.DISPLAYMATRIX)  # type: ignore[call-overload]
+            if display is not None:
+                a, b, _, c, d = np.frombuffer(bytes(display), np.int32)[:5].tolist()
+        except ValueError:  # PyAV does not know all side data, such as a spatial film's; what is mirrored stays so
+            turn = math.radians(frame.rotation)
+            a, b, c, d = math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
         swapped = abs(b) + abs(c) > abs(a) + abs(d)
         mirrored, upended = (c < 0, b < 0) if swapped else (a < 0, d < 0)
         tags = matrix, color_range, primaries, transfer

@@ -73,12 +73,16 @@ def open_training_data(cfg: TrainingConfig, source: Source) -> TrainingData:
     """
     train = [path for path in source.images if not is_held_out(path, cfg.val_fraction)]
     held_out = [path for path in source.images if is_held_out(path, cfg.val_fraction)]
-    held_out = choose_fixed_images(held_out, cfg.val_images)
+    all_held_out, held_out = len(held_out), choose_fixed_images(held_out, cfg.val_images)
+    if not source.images:
+        raise UserError(f"{cfg.images_dir}: no image is left to train on; give others or another --filter-report")
     if not train or not held_out:
         raise UserError(
             f"{cfg.images_dir}: {len(train)} images to train on and {len(held_out)} held out; change --val-fraction"
         )
-    run.say(f"data: {len(train)} images to train on, {len(held_out)} held out for validation")
+    if len(train) < run.world_size():
+        raise UserError(f"{cfg.images_dir}: {len(train)} images to train on; start at most as many processes")
+    run.say(f"data: {len(train)} images to train on, {all_held_out} held out, {len(held_out)} of them for validation")
     batches = EpochBatches(len(train), cfg.batch_size, cfg.seed)
     loader = DataLoader(
         source.open_samples(train, cfg.seed),

@@ -61,7 +61,8 @@ def choose_crop(
         height, width: of the image, both at least `img_size`.
         img_size: side of the square.
         draws: four numbers in [0, 1), for the side, the top, the left and the flip.
-        scale_jitter: the side is drawn from img_size * [1 - scale_jitter, 1 + scale_jitter].
+        scale_jitter: the side is drawn from img_size * [1 - scale_jitter, 1 + scale_jitter], and is at most the
+            image's shorter side.
 
     Returns:
         Rows, columns, and whether to flip them left to right (half of the time).

@@ -47,7 +47,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, count: int, batch_size: int, seed: int):
         self.count, self.seed = count, seed
-        self.global_batch = min(batch_size * run.world_size(), count)
+        processes = run.world_size()
+        self.global_batch = min(batch_size * processes, count // processes * processes)  # equal shares
         self.set_position(0, 0, len(self))
 
     def __len__(self) -> int:

@@ -80,13 +80,20 @@ class Sample:
         return self.images[GROUND_TRUTH]
 
 
-def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Path) -> dict[Path, Path]:
+def match_files(name: str, folder: Path, images: Sequence[Path], count: int, images_dir: Path) -> dict[Path, Path]:
     """Find the finished image of each true image.
 
     It has the same relative path, the name that infer_lab.py gives it, or the same stem.
 
+    Args:
+        name: of the row.
+        folder: of the finished images.
+        images: all that `images_dir` has, on which the names in the folder depend.
+        count: how many of them, from the first on, are looked for.
+        images_dir: folder of the true images, or a list of them.
+
     Raises:
-        UserError: the folder has no image, or none for any true image.
+        UserError: the folder has no image, or none for any of the first `count` true images.
     """
     found = list_images(folder, recursive=True, mend=f"name the folder of --results {name}")
     index: dict[str, Path] = {}
@@ -99,7 +106,7 @@ def match_files(name: str, folder: Path, images: Sequence[Path], images_dir: Pat
     stems = [key.removesuffix(image.suffix) for key, image in zip(keys, images, strict=True)]
     uses = Counter(stems)  # a.jpg and a.png cannot both be matched to one a.webp
     files = {}
-    for image, key, output, stem in zip(images, keys, outputs, stems, strict=True):
+    for image, key, output, stem in islice(zip(images, keys, outputs, stems, strict=True), count):
         match = index.get(key) or index.get(output) or (index.get(stem) if uses[stem] == 1 else None)
         if match:
             files[image] = match

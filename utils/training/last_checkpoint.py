@@ -61,6 +61,7 @@ def save_last(folder: Path, stage: str, cfg: TrainingConfig, data: str, position
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": torch.get_rng_state(),
         "random_cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
+        "random_mps": [torch.mps.get_rng_state()] if device.type == "mps" else [],
     }
     save(folder / "last.pt", entries)
 
@@ -71,36 +72,56 @@ def device_of(parts: Parts) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
-def start_anew(folder: Path, networks_dir: Path, saved_as: str, init_checkpoint: Path | None) -> None:
-    """Delete what an earlier run wrote, if there is a last.pt.
+def is_own(path: Path, networks_dir: Path, saved_as: str) -> bool:
+    """Tell whether a run saves its networks under such a path, at this or another epoch of the stage before.
+
+    Args:
+        path: of a file.
+        networks_dir: where the run saves G_*.pt and D_*.pt.
+        saved_as: their names without "G_" and ".pt", with the epoch as a field.
+    """
+    pattern = "[GD]_" + re.sub(r"(?<=fromE)\d+|\{.*?\}", r"\\d+", saved_as) + r"\.pt"
+    return path.resolve().parent == networks_dir.resolve() and re.fullmatch(pattern, path.name) is not None
+
+
+def start_anew(folder: Path, stage: str, networks_dir: Path, saved_as: str) -> None:
+    """Delete what an earlier run of this stage wrote, if there is a last.pt.
 
     Args:
         folder: holds last.pt, best.pt, log.jsonl, samples/ and tensorboard/.
+        stage: name of the stage.
         networks_dir: holds G_*.pt and D_*.pt.
-        saved_as: names of these networks without "G_" and ".pt", with the epoch as a field.
-        init_checkpoint: what the new run starts from.
+        saved_as: names of these networks, as `is_own` takes them.
 
     Raises:
-        UserError: `init_checkpoint` is one of the files that would go.
+        UserError: last.pt is of another stage.
     """
-    if not run.is_main() or not (folder / "last.pt").exists():
+    last = folder / "last.pt"
+    if not run.is_main() or not last.exists():
         return
+    try:
+        earlier = read(last, "")["stage"]
+    except (UserError, KeyError):
+        earlier = stage  # damaged, which is what --no-resume mends
+    _check_stage(last, earlier, stage)
     own = [folder / name for name in ("best.pt", "log.jsonl", "losses.png", "last.pt")]
-    pattern = re.compile("[GD]_" + re.sub(r"(?<=fromE)\d+|\{.*?\}", r"\\d+", saved_as) + r"\.pt")  # from any epoch
-    networks = [path for path in networks_dir.glob("*.pt") if pattern.fullmatch(path.name)]
-    if init_checkpoint and init_checkpoint.resolve() in [path.resolve() for path in networks]:
-        raise UserError(f"--no-resume would remove --init-checkpoint {init_checkpoint}; choose another --output-dir")
+    networks = [path for path in networks_dir.glob("*.pt") if is_own(path, networks_dir, saved_as)]
     for name in ("samples", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in networks + own:
         path.unlink(missing_ok=True)
 
 
+def _check_stage(last: Path, earlier: str, stage: str) -> None:
+    if earlier != stage:
+        raise UserError(f"{last}: of stage {earlier}, and this is {stage}; choose another --output-dir")
+
+
 def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Parts) -> Position:
     """Resume from last.pt if it exists: load every part and the random state, and give the position.
 
     Raises:
-        UserError: last.pt was written by another configuration, on other images or by another number of
+        UserError: last.pt was written by another stage or configuration, on other images or by another number of
             processes, or is damaged.
     """
     path = folder / "last.pt"
@@ -109,10 +130,11 @@ def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Part
     mend = "choose another --output-dir, or start over with --no-resume"
     entries = read(path, mend)
     try:
+        _check_stage(path, entries["stage"], stage)
         now, before = plain_config(cfg), {**ABSENT, **entries["config"]}
         changed = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
-        if entries["stage"] != stage or changed:
-            what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed) or entries["stage"]
+        if changed:
+            what = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
             raise UserError(f"{path}: written by another configuration ({what}); {mend}")
         if entries["data"] != data:
             raise UserError(f"{path}: the images or the weights it started from have changed since; {mend}")
@@ -125,6 +147,8 @@ def resume(folder: Path, stage: str, cfg: TrainingConfig, data: str, parts: Part
         device = device_of(parts)
         if device.type == "cuda" and entries["random_cuda"]:
             torch.cuda.set_rng_state(entries["random_cuda"][0], device)
+        if device.type == "mps" and entries.get("random_mps"):
+            torch.mps.set_rng_state(entries["random_mps"][0])
         position = Position(**entries["position"])
         for name, value in vars(Position()).items():
             if type(getattr(position, name)) is not type(value):

@@ -89,6 +89,14 @@ class Averages:
         self.finite_steps = torch.full((), float(self.count), device=self.device)
 
 
+def _step_of(line: str) -> float:
+    """Give the step of a line of log.jsonl; infinity if an interruption cut it short or no run wrote it."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class RunLog:
     """log.jsonl (one line an epoch) and TensorBoard's files in a run's folder; only the main process writes.
 
@@ -111,7 +119,7 @@ class RunLog:
         if run.is_main():
             if step and self.path.exists():
                 earlier = self.path.read_text(encoding="utf-8").splitlines()
-                self.lines = [line for line in earlier if json.loads(line)["step"] <= step]
+                self.lines = [line for line in earlier if _step_of(line) <= step]
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
             settings = [f"| {name} | {value} |" for name, value in run.plain_config(config).items()]
             table = ["| | |", "| --- | --- |", *settings]

@@ -51,12 +51,15 @@ def publish(cfg: PublishConfig) -> None:
     """Copy a generator's file with the weights rounded to float16.
 
     Raises:
-        UserError: the source is no generator, a number is out of its range, or a weight is too large for float16.
+        UserError: the source is no generator or the target too, a number is out of its range, or a weight is too
+            large for float16.
     """
     if cfg.working_size is not None and not 1 <= cfg.working_size <= checkpoints.MAX_SIDE:
         raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")
     if not 0 < cfg.saturation < math.inf:
         raise UserError(f"--saturation {cfg.saturation}: must be a positive, finite number")
+    if cfg.target.resolve() == cfg.source.resolve():
+        raise UserError(f"{cfg.target}: is what it would be made from; name another file")
     checkpoints.load_generator(cfg.source, torch.device("cpu"), MEND)  # it is one
     entries = checkpoints.read(cfg.source, MEND)
     if cfg.lift is not None:

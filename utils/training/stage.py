@@ -82,7 +82,7 @@ class Stage:
             run_first: the script to run when there is no such checkpoint.
 
         Raises:
-            UserError: a checkpoint is missing or damaged, or its held-out images would be trained on.
+            UserError: a checkpoint is missing or damaged, or images that it was trained on would be held out.
         """
         path = self.cfg.init_checkpoint
         assert path is not None
@@ -108,12 +108,16 @@ class Stage:
             vgg: which VGG16 weights the loss uses, for the checkpoints.
 
         Raises:
-            UserError: the crops are too small for D, last.pt is damaged or of another run, or --no-resume would
-                remove cfg.init_checkpoint.
+            UserError: the crops are too small for D, last.pt is damaged or of another run, or cfg.init_checkpoint
+                lies where this run saves its own networks.
         """
         least = MIN_IMG_SIZE * discriminator.shrink
         if self.cfg.img_size < least:
             raise run.UserError(f"--img-size {self.cfg.img_size}: this discriminator needs at least {least}")
+        start = self.cfg.init_checkpoint
+        if start is not None and last_checkpoint.is_own(start, self.cfg.output_dir, saved_as):
+            mend = "choose another --output-dir"
+            raise run.UserError(f"--init-checkpoint {start}: has a name that this run saves under; {mend}")
         self.generator, self.discriminator, self.saved_as, self.vgg = generator, discriminator, saved_as, vgg
         self.origin += vgg or ""
         if isinstance(generator, PretrainedUNet):
@@ -132,7 +136,7 @@ class Stage:
         counts = [sum(weights.numel() for weights in network.parameters()) for network in (generator, discriminator)]
         run.say("parameters: G {:,}, D {:,}".format(*counts))
         if not self.cfg.resume:
-            last_checkpoint.start_anew(self.folder, self.cfg.output_dir, saved_as, self.cfg.init_checkpoint)
+            last_checkpoint.start_anew(self.folder, self.name, self.cfg.output_dir, saved_as)
             barrier()
         self.position = last_checkpoint.resume(self.folder, self.name, self.cfg, self.origin, self.parts)
         if self.position.step:
