@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -183,7 +184,7 @@ def evaluate(cfg: MetricsConfig) -> None:
     if min(cfg.max_images, cfg.batch_size) < 1 or cfg.img_size < 16:
         raise UserError("--max-images and --batch-size must be at least 1, --img-size at least 16")
     device = set_up_device(cfg.device)
-    listed = list(dict.fromkeys(list_images(cfg.images_dir, mend=FIRST)))
+    listed = list({os.path.abspath(path): path for path in list_images(cfg.images_dir, mend=FIRST)}.values())
     images = listed[: cfg.max_images]
     rows = open_rows(cfg, listed, device)
     hold(cfg.output_dir)
@@ -198,9 +199,8 @@ def evaluate(cfg: MetricsConfig) -> None:
             skipped |= {str(s.path): s.problems[GROUND_TRUTH] for s in batch if GROUND_TRUTH in s.problems}
             if readable := [sample for sample in batch if GROUND_TRUTH in sample.images]:
                 score_batch(readable, rows, fid, lpips, device)
-            progress.update(
-                min(len(batch) * world_size(), len(images) - progress.n)
-            )  # the other processes are about as far
+            # the other processes are about as far
+            progress.update(min(len(batch) * world_size(), len(images) - progress.n))
     skipped = merge_processes(images, rows, fid, skipped)
     if not is_main():
         return

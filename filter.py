@@ -118,7 +118,7 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
     if not is_free and not (output_dir / FILTER_REPORT).is_file():
         raise UserError(f"--output-dir {output_dir}: already exists and has no {FILTER_REPORT}; choose another")
     if not is_free:
-        written = read_json(output_dir / FILTER_REPORT, "choose another --output-dir").get("files")
+        written = read_json(output_dir / FILTER_REPORT, "delete this folder, or choose another").get("files")
         names = {path.name for path in output_dir.iterdir() if not path.name.startswith(".")} - {FILTER_REPORT}
         if isinstance(written, list) and (foreign := sorted(names.difference(written))):  # older reports have no list
             raise UserError(f"{output_dir / foreign[0]}: filter.py did not write it, but would delete it; move it")

@@ -143,15 +143,19 @@ def test_main_writes_the_report(photos: Path, tmp_path: Path, capsys: pytest.Cap
 def test_main_scores_an_image_that_a_list_names_twice_once(photos: Path, tmp_path: Path) -> None:
     first, second = list_images(photos)[:2]
     chosen = tmp_path / "chosen.txt"
-    chosen.write_text("".join(f"{path}\n" for path in (first, second, first)))
+    twice = photos / ".." / photos.name / first.name
+    chosen.write_text("".join(f"{path}\n" for path in (first, second, first, twice)))
     code, output = run(tmp_path, "--images-dir", chosen, "--results", "Copy", photos, "--img-size", 32)
     assert code == 0
     assert read_rows(output)["Copy"]["images"] == 2
 
 
-def test_main_refuses_an_output_folder_that_is_a_file_before_it_scores(photos: Path, tmp_path: Path) -> None:
+def test_main_refuses_an_output_folder_that_is_a_file_before_it_scores(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "evaluation").touch()
     assert run(tmp_path, "--images-dir", photos, "--results", "Copy", photos)[0] == 2
+    assert f"{tmp_path / 'evaluation'}: not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", ["squash", "center-crop"])

@@ -151,8 +151,8 @@ def set_up_device(name: str) -> torch.device:
                 raise UserError(f"--nproc_per_node: at most {torch.cuda.device_count()}, as torch finds no more GPUs")
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            # the others wait while one caches, downloads, or colors a larger share
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+            # some wait while another caches, downloads, or colors more; a machine that falls silent is noticed
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return device
 
 

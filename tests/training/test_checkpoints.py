@@ -64,7 +64,7 @@ def test_publish_halves_the_file_and_keeps_the_network(tmp_path):
 def test_publish_keeps_its_source(tmp_path):
     source = save_pair(tmp_path)
     before = source.read_bytes()
-    assert publish.main([str(source), str(tmp_path / "." / source.name)]) == 2
+    assert publish.main([str(source), str(tmp_path / ".." / tmp_path.name / source.name)]) == 2
     assert source.read_bytes() == before
 
 

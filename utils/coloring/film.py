@@ -78,7 +78,7 @@ class Look:
             display = frame.side_data.get(SideData.DISPLAYMATRIX)  # type: ignore[call-overload]
             if display is not None:
                 a, b, _, c, d = np.frombuffer(bytes(display), np.int32)[:5].tolist()
-        except ValueError:  # PyAV does not know all side data, such as a spatial film's; what is mirrored stays so
+        except ValueError:  # side data unknown to PyAV, such as a spatial film's; mirrored ones come out wrong
             turn = math.radians(frame.rotation)
             a, b, c, d = math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
         swapped = abs(b) + abs(c) > abs(a) + abs(d)

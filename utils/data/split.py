@@ -28,7 +28,7 @@ def drop_rejected(images: Sequence[Path], report: Path) -> list[Path]:
     if not report.exists():
         run.say(f"data: no {report}, so gray images are not left out (python filter.py writes it)")
         return list(images)
-    mend = "run python filter.py again"
+    mend = "delete its folder, and run python filter.py again"
     try:
         rejected = read_json(report, mend)["rejected"]
         kept = [path for path in images if not {"gray", "unreadable"} & set(rejected.get(path.name, ()))]

@@ -38,7 +38,7 @@ interpolation.
 A generator sees the L of the truth, resized to its working size. Its ab is resized back and combined with the L of \
 the truth. Colors outside sRGB are moved toward gray at constant L and hue. Every image is rounded to 8 bits before \
 it is scored. Color profiles are ignored. \
-infer_lab.py applies them, so what it makes of photographs with another profile than sRGB scores lower by --results.
+infer_lab.py applies them, so what it makes of photographs with another profile than sRGB scores lower with --results.
 PSNR (over the three channels), SSIM and MS-SSIM (Gaussian window of 11 x 11, sigma 1.5): computed per image as in \
 torchmetrics, then averaged. PSNR excludes images whose truth is gray. Images equal to the truth, whose PSNR is \
 infinite, count only if there are no others.

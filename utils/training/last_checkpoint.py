@@ -72,16 +72,15 @@ def device_of(parts: Parts) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
-def is_own(path: Path, networks_dir: Path, saved_as: str) -> bool:
-    """Tell whether a run saves its networks under such a path, at this or another epoch of the stage before.
+def is_own(name: str, saved_as: str) -> bool:
+    """Tell whether a run gives its networks such a name, from this or another epoch of the stage before.
 
     Args:
-        path: of a file.
-        networks_dir: where the run saves G_*.pt and D_*.pt.
-        saved_as: their names without "G_" and ".pt", with the epoch as a field.
+        name: of a file.
+        saved_as: the run's names without "G_" and ".pt", with the epoch as a field.
     """
     pattern = "[GD]_" + re.sub(r"(?<=fromE)\d+|\{.*?\}", r"\\d+", saved_as) + r"\.pt"
-    return path.resolve().parent == networks_dir.resolve() and re.fullmatch(pattern, path.name) is not None
+    return re.fullmatch(pattern, name) is not None
 
 
 def start_anew(folder: Path, stage: str, networks_dir: Path, saved_as: str) -> None:
@@ -105,7 +104,7 @@ def start_anew(folder: Path, stage: str, networks_dir: Path, saved_as: str) -> N
         earlier = stage  # damaged, which is what --no-resume mends
     _check_stage(last, earlier, stage)
     own = [folder / name for name in ("best.pt", "log.jsonl", "losses.png", "last.pt")]
-    networks = [path for path in networks_dir.glob("*.pt") if is_own(path, networks_dir, saved_as)]
+    networks = [path for path in networks_dir.glob("*.pt") if is_own(path.name, saved_as)]
     for name in ("samples", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in networks + own:

@@ -51,8 +51,8 @@ def publish(cfg: PublishConfig) -> None:
     """Copy a generator's file with the weights rounded to float16.
 
     Raises:
-        UserError: the source is no generator or the target too, a number is out of its range, or a weight is too
-            large for float16.
+        UserError: the source is no generator or is the target as well, a number is out of its range, or a weight is
+            too large for float16.
     """
     if cfg.working_size is not None and not 1 <= cfg.working_size <= checkpoints.MAX_SIDE:
         raise UserError(f"--working-size {cfg.working_size}: must be from 1 to {checkpoints.MAX_SIDE}")

@@ -114,10 +114,11 @@ class Stage:
         least = MIN_IMG_SIZE * discriminator.shrink
         if self.cfg.img_size < least:
             raise run.UserError(f"--img-size {self.cfg.img_size}: this discriminator needs at least {least}")
-        start = self.cfg.init_checkpoint
-        if start is not None and last_checkpoint.is_own(start, self.cfg.output_dir, saved_as):
-            mend = "choose another --output-dir"
-            raise run.UserError(f"--init-checkpoint {start}: has a name that this run saves under; {mend}")
+        if self.cfg.init_checkpoint is not None:
+            start = self.cfg.init_checkpoint.resolve()
+            if start.parent == self.cfg.output_dir.resolve() and last_checkpoint.is_own(start.name, saved_as):
+                mend = "choose another --output-dir"
+                raise run.UserError(f"--init-checkpoint {start}: has a name that this run saves under; {mend}")
         self.generator, self.discriminator, self.saved_as, self.vgg = generator, discriminator, saved_as, vgg
         self.origin += vgg or ""
         if isinstance(generator, PretrainedUNet):
