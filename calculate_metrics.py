@@ -63,14 +63,14 @@ def grayscale(l: Tensor) -> Tensor:
 def open_rows(cfg: MetricsConfig, listed: Sequence[Path], device: torch.device) -> list[Row]:
     """Load the generators and match the folders of finished images; Grayscale and Ground Truth come last.
 
+    `listed` has all images of cfg.images_dir; the first cfg.max_images are scored.
+
     Raises:
         UserError: there is nothing to score, or a checkpoint, a folder or a name is invalid.
     """
     checkpoints = cfg.checkpoint or find_checkpoints(with_default=not cfg.results)
     if not checkpoints and not cfg.results:
-        raise UserError(
-            "nothing to score: run python train_lab.py first, or give --checkpoint or --results NAME PATH"
-        )
+        raise UserError("nothing to score: run python train_lab.py first, or give --checkpoint or --results")
     rows = []
     for name, path in checkpoints.items():
         generator, info = open_generator(path, device)
@@ -91,7 +91,7 @@ def open_rows(cfg: MetricsConfig, listed: Sequence[Path], device: torch.device) 
         if count > 1:
             raise UserError(f"{name}: {count} rows of this name; give --checkpoint or --results another one")
     for row in rows:
-        row.scores = {title: torch.full((len(listed[: cfg.max_images]),), math.nan) for title in DECIMALS}
+        row.scores = {title: torch.full((min(len(listed), cfg.max_images),), math.nan) for title in DECIMALS}
     return rows
 
 

@@ -108,20 +108,21 @@ def check_output_dir(output_dir: Path, images: list[Path]) -> None:
     """Refuse a folder that is not ours to replace.
 
     Raises:
-        UserError: it touches the images' own folder, or holds something that the last run did not write.
+        UserError: it touches the images' own folder, holds something that the last run did not write, or its report
+            cannot be read.
     """
     for folder in {path.parent for path in images}:
         source = folder.resolve()
         if output_dir == source or source in output_dir.parents or output_dir in source.parents:
             raise UserError(f"--output-dir {output_dir}: overlaps the images' folder {source}; choose another")
-    is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
-    if not is_free and not (output_dir / FILTER_REPORT).is_file():
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return
+    if not (output_dir / FILTER_REPORT).is_file():
         raise UserError(f"--output-dir {output_dir}: already exists and has no {FILTER_REPORT}; choose another")
-    if not is_free:
-        written = read_json(output_dir / FILTER_REPORT, "delete this folder, or choose another").get("files")
-        names = {path.name for path in output_dir.iterdir() if not path.name.startswith(".")} - {FILTER_REPORT}
-        if isinstance(written, list) and (foreign := sorted(names.difference(written))):  # older reports have no list
-            raise UserError(f"{output_dir / foreign[0]}: filter.py did not write it, but would delete it; move it")
+    written = read_json(output_dir / FILTER_REPORT, "delete this folder, or choose another").get("files")
+    names = {path.name for path in output_dir.iterdir() if not path.name.startswith(".")} - {FILTER_REPORT}
+    if isinstance(written, list) and (foreign := sorted(names.difference(written))):  # older reports have no list
+        raise UserError(f"{output_dir / foreign[0]}: filter.py did not write it, but would delete it; move it")
 
 
 def write_subset(output_dir: Path, kept: list[Path], report: dict[str, object]) -> None:
