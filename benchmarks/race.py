@@ -5,9 +5,10 @@
 The clock runs while a loop trains, not while it caches. "scratch" is train_lab.py --encoder none --gen-width 32 for
 two sevenths of the time at half the size and for four sevenths at the full size, then train_lab_finetune.py;
 "pretrained" is train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is
-as in config.py, or what did best in an hour (docs/RECIPE.md); a short trial of each leg says how many steps fit. On
-two cores two sides may run at once, each as a command bound to one of them. Writes <work-dir>/<side>/scores.json,
-beside the generators.
+as in config.py, or what did best in an hour (docs/RECIPE.md); a short trial of each leg says how many steps fit. Each
+side is scored at the working size that suits it: "pretrained" at 5/4 of the size of its training images, the others at
+that size. On two cores two sides may run at once, each as a command bound to one of them. Writes
+<work-dir>/<side>/scores.json, beside the generators.
 """
 
 import shutil
@@ -109,8 +110,9 @@ def run_side(cfg: RaceConfig, side: str, folder: Path) -> dict[str, float]:
     device = run.set_up_device(cfg.device)
     trained = run_textbook(cfg, folder, device) if side == "textbook" else run_ours(cfg, side, folder, device)
     generator, minutes, steps = trained
-    scores = score(generator, cfg.img_size, list_images(cfg.test_dir), device)
-    return {"minutes": minutes, "images_seen": steps * BATCH_SIZE, **scores}
+    size = cfg.img_size * 5 // 4 if side == "pretrained" else cfg.img_size
+    scores = score(generator, size, list_images(cfg.test_dir), device)
+    return {"minutes": minutes, "images_seen": steps * BATCH_SIZE, "working_size": size, **scores}
 
 
 def race(cfg: RaceConfig) -> None:
