@@ -6,8 +6,8 @@ The clock runs while a loop trains, not while it caches. "scratch" is train_lab.
 two sevenths of the time at half the size and for four sevenths at the full size, then train_lab_finetune.py;
 "pretrained" is train_lab.py with its encoder for six sevenths, then train_lab_finetune.py. All else but the sizes is
 as in config.py, or what did best in an hour (docs/RECIPE.md); a short trial of each leg says how many steps fit. Each
-side is scored at the working size that suits it: "pretrained" at 5/4 of the size of its training images, the others at
-that size. On two cores two sides may run at once, each as a command bound to one of them. Writes
+side is scored at the working size that suits it: "pretrained" at 5/4 of the size of its training images, the others
+at that size. On two cores two sides may run at once, each as a command bound to one of them. Writes
 <work-dir>/<side>/scores.json, beside the generators.
 """
 
